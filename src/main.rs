@@ -1,0 +1,2 @@
+//! Aerostat.
+fn main() {}
