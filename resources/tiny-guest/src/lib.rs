@@ -1,1 +1,58 @@
-//! Placeholder until the crate is written.
+//! A bare-metal guest of a few hundred instructions, for tests and benchmarks.
+//!
+//! It runs on any `/dev/kvm`, also where each guest instruction is emulated, and does what a
+//! script tells it: memory and port accesses, polling, printing on the serial port. The script
+//! travels as the initrd, the guest itself as an ELF kernel ([`script_elf`]). With it the
+//! start-up, the virtio-mmio transport, the balloon and hostile accesses are tested in
+//! milliseconds. For measurements of start-up there are two guests that do nothing but say that
+//! they run ([`hello_elf`], [`halt_elf`]).
+
+mod balloon;
+mod elf;
+mod script;
+
+pub use balloon::BalloonDriver;
+pub use script::Script;
+
+/// Where the guest is loaded and entered (guest-physical).
+pub const LOAD_ADDRESS: u64 = 0x10_0000;
+
+std::arch::global_asm!(include_str!("guest.S"));
+
+/// The guest that runs a [`Script`]: an ELF kernel with a 64-bit entry and no PVH note.
+#[must_use]
+pub fn script_elf() -> Vec<u8> {
+    unsafe extern "C" {
+        static aerostat_tiny_guest_start: u8;
+        static aerostat_tiny_guest_end: u8;
+    }
+    // SAFETY: both symbols delimit one object that `guest.S` places in read-only data.
+    let code = unsafe {
+        let start = &raw const aerostat_tiny_guest_start;
+        let end = &raw const aerostat_tiny_guest_end;
+        std::slice::from_raw_parts(start, end.offset_from_unsigned(start))
+    };
+    elf::kernel(code, None)
+}
+
+/// The start of both greeting guests, the same bytes in 32-bit and in 64-bit mode:
+/// `mov dx, 0x3f8; mov al, '!'; out dx, al`.
+const GREET: [u8; 7] = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'!', 0xee];
+/// `cli; 1: hlt; jmp 1b`
+const HALT: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
+
+/// A guest that writes one `!` to the serial port at 0x3f8, then resets the machine through the
+/// keyboard controller (0xfe to port 0x64). It has a PVH note, and its code is valid in 32-bit
+/// and 64-bit mode, so that every VMM with either entry can start it.
+#[must_use]
+pub fn hello_elf() -> Vec<u8> {
+    // mov al, 0xfe; out 0x64, al
+    let reset = [0xb0, 0xfe, 0xe6, 0x64];
+    elf::kernel(&[&GREET[..], &reset, &HALT].concat(), Some(LOAD_ADDRESS))
+}
+
+/// As [`hello_elf`], but the guest halts for ever after its greeting.
+#[must_use]
+pub fn halt_elf() -> Vec<u8> {
+    elf::kernel(&[&GREET[..], &HALT].concat(), Some(LOAD_ADDRESS))
+}

@@ -1,0 +1,164 @@
+//! What the guest is told to do: a list of operations, built here, interpreted by `guest.S`.
+
+use std::fmt::Write as _;
+
+/// The port of the first serial port's data register.
+const SERIAL_PORT: u16 = 0x3f8;
+const OPERATION_SIZE: usize = 40;
+
+/// A program for the guest. Addresses are guest-physical; the first 4 GiB are identity mapped.
+///
+/// ```
+/// let initrd = aerostat_tiny_guest::Script::new().puts("hello\n").power_off().into_initrd();
+/// assert!(!initrd.is_empty());
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Script {
+    operations: Vec<[u64; 5]>,
+}
+
+impl Script {
+    /// An empty script: the guest halts at once.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The bytes to pass as initrd. The guest halts for ever at the end of the script.
+    #[must_use]
+    pub fn into_initrd(mut self) -> Vec<u8> {
+        self.operations.push([0; 5]);
+        let mut bytes = Vec::with_capacity(self.operations.len() * OPERATION_SIZE);
+        for word in self.operations.iter().flatten() {
+            bytes.extend(word.to_le_bytes());
+        }
+        bytes
+    }
+
+    /// The index of the next operation, as a target for [`Self::jump`] and [`Self::repeat`].
+    #[must_use]
+    pub fn here(&self) -> u64 {
+        self.operations.len() as u64
+    }
+
+    fn push(mut self, operation: [u64; 5]) -> Self {
+        self.operations.push(operation);
+        self
+    }
+
+    /// Writes one byte to an I/O port.
+    #[must_use]
+    pub fn out8(self, port: u16, value: u8) -> Self {
+        self.push([1, port.into(), value.into(), 0, 0])
+    }
+
+    /// Writes text to the serial port.
+    #[must_use]
+    pub fn puts(self, text: &str) -> Self {
+        text.bytes()
+            .fold(self, |script, byte| script.out8(SERIAL_PORT, byte))
+    }
+
+    /// Writes the low `width` bytes (1, 2, 4 or 8) of `value`.
+    #[must_use]
+    pub fn store(self, address: u64, value: u64, width: u8) -> Self {
+        self.push([2, address, value, width.into(), 0])
+    }
+
+    /// Writes 32 bits, as virtio-mmio registers want it.
+    #[must_use]
+    pub fn store32(self, address: u64, value: u32) -> Self {
+        self.store(address, value.into(), 4)
+    }
+
+    /// Prints what stands at `address` (`width` 1, 2, 4 or 8 bytes) as 16 hexadecimal digits and
+    /// a line feed, after `label` and a blank.
+    #[must_use]
+    pub fn print(self, label: &str, address: u64, width: u8) -> Self {
+        let mut prefix = String::new();
+        write!(prefix, "{label} ").expect("writing to a String cannot fail");
+        self.puts(&prefix).push([3, address, 0, width.into(), 0])
+    }
+
+    /// Polls the 32 bits at `address` until, masked, they equal `value`.
+    #[must_use]
+    pub fn wait32(self, address: u64, mask: u32, value: u32) -> Self {
+        self.push([4, address, mask.into(), value.into(), 0])
+    }
+
+    /// Writes the 64-bit `value` to `count` places, `step` bytes apart.
+    #[must_use]
+    pub fn fill(self, address: u64, count: u64, step: u64, value: u64) -> Self {
+        self.push([5, address, count, step, value])
+    }
+
+    /// Writes `count` 32-bit numbers: `first`, `first + step`, … (wrapping).
+    #[must_use]
+    pub fn numbers(self, address: u64, count: u64, first: u32, step: i32) -> Self {
+        self.push([
+            6,
+            address,
+            count,
+            first.into(),
+            u64::from(step.cast_unsigned()),
+        ])
+    }
+
+    /// Prints, after `label` and a blank, the bitwise or of `count` 64-bit values that stand
+    /// `step` bytes apart: 0 when all are zero.
+    #[must_use]
+    pub fn collect(self, label: &str, address: u64, count: u64, step: u64) -> Self {
+        self.puts(label)
+            .puts(" ")
+            .push([7, address, count, step, 0])
+    }
+
+    /// Adds to the 16 bits at `address` (wrapping), as ring indices want it.
+    #[must_use]
+    pub fn add16(self, address: u64, value: u16) -> Self {
+        self.push([8, address, value.into(), 0, 0])
+    }
+
+    /// Goes on with the operation of this index.
+    #[must_use]
+    pub fn jump(self, operation: u64) -> Self {
+        self.push([9, operation, 0, 0, 0])
+    }
+
+    /// Decrements the 32 bits at `address`; goes to `operation` unless they are 0 now.
+    #[must_use]
+    pub fn repeat(self, address: u64, operation: u64) -> Self {
+        self.push([10, address, operation, 0, 0])
+    }
+
+    /// Copies 32 bits.
+    #[must_use]
+    pub fn copy32(self, to: u64, from: u64) -> Self {
+        self.push([11, to, from, 0, 0])
+    }
+
+    /// Waits for a byte on the serial port and writes it back there.
+    #[must_use]
+    pub fn echo_serial(self) -> Self {
+        self.push([12, 0, 0, 0, 0])
+    }
+
+    /// Triple-faults.
+    #[must_use]
+    pub fn triple_fault(self) -> Self {
+        self.push([13, 0, 0, 0, 0])
+    }
+
+    /// Powers the machine off: ACPI S5 through the sleep control register at port 0x600
+    /// (SLP_TYP 5, SLP_EN; ACPI 6.5 §4.8.3.7).
+    #[must_use]
+    pub fn power_off(self) -> Self {
+        self.out8(0x600, 0x34)
+    }
+
+    /// Resets the machine through the keyboard controller.
+    #[must_use]
+    pub fn reset(self) -> Self {
+        self.out8(0x64, 0xfe)
+    }
+}
