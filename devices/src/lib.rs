@@ -1,1 +1,24 @@
-//! Placeholder until the crate is written.
+//! The devices of an Aerostat machine.
+//!
+//! They know guest memory, queues, an interrupt line and a callback for what happened; they know
+//! neither QMP nor KVM. Register accesses arrive on vCPU threads through the [`bus`]; queues are
+//! served on the device thread by event-manager subscribers such as
+//! [`balloon::BalloonEvents`]; the control thread uses the methods of the devices, none of which
+//! waits for the guest.
+
+pub mod balloon;
+pub mod bus;
+pub mod interrupt;
+pub mod power;
+pub mod serial;
+pub mod virtio;
+
+mod fault_log;
+mod memory;
+#[cfg(test)]
+mod test_driver;
+
+pub use memory::{PAGE_SIZE, PageRelease, Pfn};
+
+/// Guest memory as every device sees it.
+pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

@@ -1,0 +1,122 @@
+//! The balloon's configuration space (virtio 1.2 §5.5.4), shared by all threads without a lock.
+//!
+//! Counts are pages of 4 KiB, as everywhere in the balloon's interface.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Bytes in the configuration space without optional features: `num_pages` and `actual`.
+const SIZE: usize = 8;
+/// Where `actual` stands.
+const ACTUAL_OFFSET: u64 = 4;
+
+/// What host and guest tell each other.
+#[derive(Debug, Default)]
+pub(super) struct BalloonConfig {
+    num_pages: AtomicU32,
+    actual: AtomicU32,
+    generation: AtomicU32,
+}
+
+impl BalloonConfig {
+    /// Pages the host wants in the balloon.
+    pub(super) fn target_pages(&self) -> u32 {
+        self.num_pages.load(Ordering::Acquire)
+    }
+
+    /// Pages the guest says are in the balloon.
+    pub(super) fn actual_pages(&self) -> u32 {
+        self.actual.load(Ordering::Acquire)
+    }
+
+    /// Changes with each new target (§2.5.1).
+    pub(super) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_target_pages(&self, pages: u32) {
+        self.num_pages.store(pages, Ordering::Release);
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Fills `data` with what stands from `offset`; bytes past the end stay as they are.
+    pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
+        let mut space = [0; SIZE];
+        space[..4].copy_from_slice(&self.target_pages().to_le_bytes());
+        space[4..].copy_from_slice(&self.actual_pages().to_le_bytes());
+        let offset = usize::try_from(offset).unwrap_or(SIZE).min(SIZE);
+        for (to, from) in data.iter_mut().zip(&space[offset..]) {
+            *to = *from;
+        }
+    }
+
+    /// Takes a driver's write of `actual`, all four bytes at once; `Ok` says whether the value
+    /// is another one than before.
+    ///
+    /// # Errors
+    /// Any other write: nothing else in the space is the driver's.
+    pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<bool, ReadOnly> {
+        match (offset, <[u8; 4]>::try_from(data)) {
+            (ACTUAL_OFFSET, Ok(bytes)) => {
+                let pages = u32::from_le_bytes(bytes);
+                Ok(self.actual.swap(pages, Ordering::AcqRel) != pages)
+            }
+            _ => Err(ReadOnly),
+        }
+    }
+}
+
+/// The driver wrote to a part of the configuration space that it may not write.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct ReadOnly;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn target_and_actual_read_as_little_endian_words() {
+        let config = BalloonConfig::default();
+        config.set_target_pages(0x0102_0304);
+        config.write(4, &[1, 0, 0, 0]).unwrap();
+        let mut data = [0; 8];
+        config.read(0, &mut data);
+        assert_eq!(data, [4, 3, 2, 1, 1, 0, 0, 0]);
+    }
+
+    #[test]
+    fn read_past_the_end_leaves_the_rest_untouched() {
+        let config = BalloonConfig::default();
+        config.write(4, &[0, 0, 9, 8]).unwrap();
+        let mut data = [7; 4];
+        config.read(6, &mut data);
+        assert_eq!(data, [9, 8, 7, 7]);
+        config.read(u64::MAX, &mut data);
+        assert_eq!(data, [9, 8, 7, 7]);
+    }
+
+    #[test]
+    fn writing_actual_says_whether_it_changed() {
+        let config = BalloonConfig::default();
+        assert_eq!(config.write(4, &[5, 0, 0, 0]), Ok(true));
+        assert_eq!(config.write(4, &[5, 0, 0, 0]), Ok(false));
+        assert_eq!(config.actual_pages(), 5);
+    }
+
+    #[test]
+    fn the_target_and_narrow_or_wide_writes_are_refused() {
+        let config = BalloonConfig::default();
+        for (offset, length) in [(0, 4), (4, 1), (4, 2), (4, 8), (5, 4), (8, 4)] {
+            assert_eq!(config.write(offset, &[0xff; 8][..length]), Err(ReadOnly));
+        }
+        assert_eq!((config.target_pages(), config.actual_pages()), (0, 0));
+    }
+
+    #[test]
+    fn each_new_target_has_a_new_generation() {
+        let config = BalloonConfig::default();
+        config.set_target_pages(1);
+        let first = config.generation();
+        config.set_target_pages(1);
+        assert_ne!(config.generation(), first);
+    }
+}

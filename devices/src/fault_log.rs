@@ -1,0 +1,61 @@
+//! Counts what a guest does wrong and logs it at a limited rate, so that a hostile guest can
+//! fill neither the log nor the disk under it.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// At most one line in this time.
+const INTERVAL: Duration = Duration::from_secs(5);
+
+/// The faults of one guest driver at one device.
+#[derive(Debug)]
+pub(crate) struct FaultLog {
+    device: &'static str,
+    count: AtomicU64,
+    last_line: Mutex<Option<Instant>>,
+}
+
+impl FaultLog {
+    pub(crate) const fn new(device: &'static str) -> Self {
+        Self {
+            device,
+            count: AtomicU64::new(0),
+            last_line: Mutex::new(None),
+        }
+    }
+
+    /// Counts one fault; `describe` is only called when a line is due.
+    pub(crate) fn record(&self, describe: impl FnOnce() -> String) {
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.line_is_due(Instant::now()) {
+            log::warn!("{}: {} (guest fault {count})", self.device, describe());
+        }
+    }
+
+    fn line_is_due(&self, now: Instant) -> bool {
+        // A thread that finds the lock taken leaves the line to the one that has it.
+        let Ok(mut last_line) = self.last_line.try_lock() else {
+            return false;
+        };
+        let due = last_line.is_none_or(|last| now.duration_since(last) >= INTERVAL);
+        if due {
+            *last_line = Some(now);
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_is_due_in_an_interval() {
+        let log = FaultLog::new("test");
+        let start = Instant::now();
+        let due = [0, 1, 4999, 5000, 5001, 9999, 10_000]
+            .map(|ms| log.line_is_due(start + Duration::from_millis(ms)));
+        assert_eq!(due, [true, false, false, true, false, false, true]);
+    }
+}

@@ -1,0 +1,151 @@
+//! The first serial port: a 16550A without modem, at its register level `vm-superio`'s.
+//!
+//! Output goes to a writer that must not block, since it runs on the vCPU thread. Input comes
+//! from the control thread, as much as the FIFO takes; [`SerialPort::input_wanted`] tells when
+//! it takes more.
+
+use std::fmt;
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use vm_superio::Serial;
+use vm_superio::serial::SerialEvents;
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+
+use crate::bus::BusDevice;
+use crate::interrupt::InterruptLine;
+
+/// Where the guest's output goes. `write` runs on a vCPU thread and must not block.
+pub type SerialOutput = Box<dyn Write + Send>;
+
+const MODEM_CONTROL_OFFSET: u64 = 4;
+
+/// Signals that the guest has read its input.
+struct InputWanted(Arc<EventFd>);
+
+impl SerialEvents for InputWanted {
+    fn buffer_read(&self) {}
+    fn out_byte(&self) {}
+    fn tx_lost_byte(&self) {}
+    fn in_buffer_empty(&self) {
+        let _ = self.0.write(1);
+    }
+}
+
+/// The serial port.
+pub struct SerialPort {
+    uart: Mutex<Serial<InterruptLine, InputWanted, SerialOutput>>,
+    input_wanted: Arc<EventFd>,
+}
+
+impl fmt::Debug for SerialPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SerialPort")
+    }
+}
+
+impl SerialPort {
+    /// Ports that the device needs.
+    pub const LENGTH: u64 = 8;
+
+    /// A port that interrupts through `interrupt` and writes to `output`.
+    ///
+    /// # Errors
+    /// When the process may have no further file descriptor.
+    pub fn new(interrupt: InterruptLine, output: SerialOutput) -> io::Result<Self> {
+        let input_wanted = Arc::new(EventFd::new(EFD_NONBLOCK)?);
+        let events = InputWanted(input_wanted.clone());
+        let uart = Mutex::new(Serial::with_events(interrupt, events, output));
+        Ok(Self { uart, input_wanted })
+    }
+
+    /// Becomes readable when the guest may take input that it did not take before.
+    #[must_use]
+    pub fn input_wanted(&self) -> &EventFd {
+        &self.input_wanted
+    }
+
+    /// Gives input to the guest; returns how many bytes it took (0 while its FIFO is full).
+    pub fn receive(&self, input: &[u8]) -> usize {
+        let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
+        uart.enqueue_raw_bytes(input).unwrap_or(0)
+    }
+}
+
+impl BusDevice for SerialPort {
+    fn read(&self, offset: u64, data: &mut [u8]) {
+        data.fill(0xff);
+        if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
+            let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
+            *value = uart.read(offset);
+        }
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) {
+        if let (&[value], Ok(register)) = (data, u8::try_from(offset)) {
+            let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Err(error) = uart.write(register, value) {
+                log::debug!("Serial port: {error}");
+            }
+            // In loopback mode no input is taken: leaving it is a reason to try again.
+            if offset == MODEM_CONTROL_OFFSET {
+                let _ = self.input_wanted.write(1);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    struct Channel(mpsc::Sender<u8>);
+
+    impl Write for Channel {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            bytes.iter().for_each(|&byte| self.0.send(byte).unwrap());
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn port() -> (SerialPort, mpsc::Receiver<u8>) {
+        let (sender, output) = mpsc::channel();
+        let interrupt = InterruptLine::new().unwrap();
+        (
+            SerialPort::new(interrupt, Box::new(Channel(sender))).unwrap(),
+            output,
+        )
+    }
+
+    #[test]
+    fn guest_output_reaches_the_writer() {
+        let (port, output) = port();
+        port.write(0, b"x");
+        assert_eq!(output.try_recv(), Ok(b'x'));
+    }
+
+    #[test]
+    fn input_past_the_fifo_is_refused_until_the_guest_has_read() {
+        let (port, _output) = port();
+        assert_eq!(port.receive(&[7; 100]), 64);
+        assert_eq!(port.receive(&[7; 36]), 0);
+        let mut byte = [0];
+        (0..64).for_each(|_| port.read(0, &mut byte));
+        assert_eq!(port.input_wanted().read().unwrap(), 1);
+        assert_eq!(port.receive(&[7; 36]), 36);
+    }
+
+    #[test]
+    fn wide_accesses_read_all_bits_set_and_write_nothing() {
+        let (port, output) = port();
+        let mut data = [0; 2];
+        port.read(0, &mut data);
+        port.write(0, b"xy");
+        assert_eq!((data, output.try_recv().is_err()), ([0xff; 2], true));
+    }
+}

@@ -1,0 +1,193 @@
+//! A balloon driver for unit tests: it goes through the registers and rings as a guest does.
+
+use std::sync::{Arc, Mutex};
+
+use vm_memory::{Bytes, GuestAddress};
+
+use crate::balloon::{Balloon, BalloonOptions};
+use crate::bus::BusDevice;
+use crate::interrupt::InterruptLine;
+use crate::virtio::MmioInterrupt;
+use crate::virtio::mmio::MmioTransport;
+use crate::{GuestMemory, PAGE_SIZE, Pfn};
+
+pub const STATUS: u64 = 0x70;
+pub const DRIVER_OK: u32 = 15;
+pub const NEEDS_RESET: u32 = 64;
+/// Pages of guest memory; the rings are in the first 16.
+pub const MEMORY_PAGES: u32 = 4096;
+/// Pages from here on are free for tests.
+pub const FREE_PAGE: u32 = 64;
+const QUEUE_SIZE: u16 = 16;
+const RING_STRIDE: u64 = 0x3000;
+/// Where page numbers are put: 48 pages in front of the free ones.
+pub const BUFFER: u64 = 0x1_0000;
+
+/// A balloon behind its transport, and what a driver keeps.
+pub struct TestDriver {
+    pub balloon: Arc<Balloon>,
+    pub transport: MmioTransport,
+    pub memory: GuestMemory,
+    pub interrupt: Arc<MmioInterrupt>,
+    /// What the device reported as `actual`.
+    pub reported: Arc<Mutex<Vec<u32>>>,
+    submitted: [u16; 2],
+}
+
+impl TestDriver {
+    /// A device in reset.
+    pub fn new() -> Self {
+        let bytes = usize::try_from(u64::from(MEMORY_PAGES) * PAGE_SIZE).unwrap();
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), bytes)]).unwrap();
+        let interrupt = Arc::new(MmioInterrupt::new(InterruptLine::new().unwrap()));
+        let reported = Arc::new(Mutex::new(Vec::new()));
+        let log = reported.clone();
+        let sink = Box::new(move |pages| log.lock().unwrap().push(pages));
+        let options = BalloonOptions::default();
+        let balloon =
+            Arc::new(Balloon::new(options, memory.clone(), interrupt.clone(), sink).unwrap());
+        let transport = MmioTransport::new(balloon.clone(), memory.clone(), interrupt.clone());
+        Self {
+            balloon,
+            transport,
+            memory,
+            interrupt,
+            reported,
+            submitted: [0; 2],
+        }
+    }
+
+    /// A device with a driver that has set DRIVER_OK.
+    pub fn running() -> Self {
+        let mut driver = Self::new();
+        driver.start();
+        driver
+    }
+
+    pub fn write(&self, register: u64, value: u32) {
+        self.transport.write(register, &value.to_le_bytes());
+    }
+
+    pub fn read(&self, register: u64) -> u32 {
+        let mut data = [0; 4];
+        self.transport.read(register, &mut data);
+        u32::from_le_bytes(data)
+    }
+
+    /// From reset to FEATURES_OK.
+    pub fn negotiate(&mut self) {
+        self.submitted = [0; 2];
+        for (register, value) in [
+            (STATUS, 0),
+            (STATUS, 1),
+            (STATUS, 3),
+            (0x24, 1),
+            (0x20, 1),
+            (STATUS, 11),
+        ] {
+            self.write(register, value);
+        }
+    }
+
+    /// Sets up queue `index` with rings at an address of the caller's choice.
+    pub fn set_up_queue(&self, index: u32, rings: u64, size: u32) {
+        let low = |address: u64| u32::try_from(address & 0xffff_ffff).unwrap();
+        let high = |address: u64| u32::try_from(address >> 32).unwrap();
+        for (register, value) in [
+            (0x30, index),
+            (0x38, size),
+            (0x80, low(rings)),
+            (0x84, high(rings)),
+            (0x90, low(rings + 0x1000)),
+            (0x94, high(rings + 0x1000)),
+            (0xa0, low(rings + 0x2000)),
+            (0xa4, high(rings + 0x2000)),
+            (0x44, 1),
+        ] {
+            self.write(register, value);
+        }
+    }
+
+    /// From reset to DRIVER_OK with both queues, their rings cleared.
+    pub fn start(&mut self) {
+        self.negotiate();
+        for queue in 0..2 {
+            let rings = Self::rings(usize::try_from(queue).unwrap());
+            self.memory
+                .write_slice(&[0; 0x3000], GuestAddress(rings))
+                .unwrap();
+            self.set_up_queue(queue, rings, QUEUE_SIZE.into());
+        }
+        self.write(STATUS, DRIVER_OK);
+    }
+
+    fn rings(queue: usize) -> u64 {
+        0x1000 + RING_STRIDE * u64::try_from(queue).unwrap()
+    }
+
+    /// Writes one descriptor into the table of `queue`.
+    pub fn describe(&self, queue: usize, slot: u16, address: u64, length: u32, flags_next: u32) {
+        let at = Self::rings(queue) + 16 * u64::from(slot);
+        self.memory.write_obj(address, GuestAddress(at)).unwrap();
+        self.memory.write_obj(length, GuestAddress(at + 8)).unwrap();
+        self.memory
+            .write_obj(flags_next, GuestAddress(at + 12))
+            .unwrap();
+    }
+
+    /// Makes the chain at `head` available.
+    pub fn make_available(&mut self, queue: usize, head: u16) {
+        let ring = Self::rings(queue) + 0x1000;
+        let slot = u64::from(self.submitted[queue] % QUEUE_SIZE);
+        self.submitted[queue] = self.submitted[queue].wrapping_add(1);
+        self.memory
+            .write_obj(head, GuestAddress(ring + 4 + 2 * slot))
+            .unwrap();
+        self.set_available_index(queue, self.submitted[queue]);
+    }
+
+    pub fn set_available_index(&self, queue: usize, index: u16) {
+        let ring = Self::rings(queue) + 0x1000;
+        self.memory
+            .write_obj(index, GuestAddress(ring + 2))
+            .unwrap();
+    }
+
+    /// Buffers that the device has returned.
+    pub fn used_index(&self, queue: usize) -> u16 {
+        self.memory
+            .read_obj(GuestAddress(Self::rings(queue) + 0x2002))
+            .unwrap()
+    }
+
+    /// Writes page numbers to [`BUFFER`] + `offset`; returns address and length of the array.
+    pub fn page_numbers(&self, offset: u64, pages: &[u32]) -> (u64, u32) {
+        for (at, page) in (BUFFER + offset..).step_by(4).zip(pages) {
+            self.memory.write_obj(*page, GuestAddress(at)).unwrap();
+        }
+        (BUFFER + offset, u32::try_from(pages.len() * 4).unwrap())
+    }
+
+    /// Sends page numbers as one buffer and lets the device serve the queue.
+    pub fn send(&mut self, queue: usize, pages: &[u32]) {
+        let (address, length) = self.page_numbers(0, pages);
+        self.describe(queue, 0, address, length, 0);
+        self.make_available(queue, 0);
+        self.balloon.serve(queue);
+    }
+
+    /// Writes something into every free page.
+    pub fn touch_all(&self) {
+        for page in FREE_PAGE..MEMORY_PAGES {
+            self.memory
+                .write_obj(u64::from(page), Pfn(page).address())
+                .unwrap();
+        }
+    }
+
+    /// The free pages that hold nothing.
+    pub fn empty_pages(&self) -> Vec<u32> {
+        let empty = |&page: &u32| self.memory.read_obj::<u64>(Pfn(page).address()).unwrap() == 0;
+        (FREE_PAGE..MEMORY_PAGES).filter(empty).collect()
+    }
+}
