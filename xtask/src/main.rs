@@ -1,2 +1,74 @@
-//! Developer commands.
-fn main() {}
+//! Developer commands: `cargo xtask demo`, `test`, `bench`, `licenses`.
+//!
+//! Never part of the shipped binary.
+
+mod bench;
+mod bzimage;
+mod check;
+mod cpio;
+mod demo;
+mod error;
+// Shared with the integration tests, so that the demo shows what they check.
+#[path = "../../tests/common/mod.rs"]
+mod harness;
+mod host;
+mod initramfs;
+mod inside;
+mod job;
+mod kernel;
+mod licenses;
+mod outer;
+mod packages;
+mod process;
+mod report;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Developer commands of Aerostat.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Boot a stock Linux kernel and steer its memory, step by step
+    Demo(demo::Options),
+    /// Check everything: format, lints, docs, licences, tests with and without Linux guests
+    Test,
+    /// Measure start-up and footprint beside QEMU
+    Bench(bench::Options),
+    /// Write the licences of the shipped binary's dependencies to THIRD-PARTY.md
+    Licenses,
+    /// What the outer machine of the nested set-up runs
+    #[command(hide = true)]
+    Inside,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test => check::run(),
+        Command::Bench(options) => bench::run(&options),
+        Command::Licenses => licenses::run(),
+        Command::Inside => inside::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", chain(&error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error with its causes, in one text.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}

@@ -1,0 +1,167 @@
+//! How a machine is to be started: the command line, piece by piece.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::machine::Machine;
+use super::{Context, Error, Result, host};
+
+/// Environment variable with the binary under test.
+pub const BINARY: &str = "AEROSTAT_BIN";
+/// Environment variable with the directory of `bzImage`, `vmlinux` and `initramfs`.
+pub const LINUX_DIRECTORY: &str = "AEROSTAT_LINUX_DIR";
+
+/// Files that make a Linux guest.
+#[derive(Debug, Clone)]
+pub struct LinuxFiles {
+    directory: PathBuf,
+}
+
+impl LinuxFiles {
+    /// The files in `directory`.
+    pub fn new(directory: &Path) -> Self {
+        Self {
+            directory: directory.to_owned(),
+        }
+    }
+
+    /// The files that the environment names, or those that `cargo xtask` left in `target/`.
+    ///
+    /// # Errors
+    ///
+    /// When there are none, or a Linux guest would not get anywhere on this CPU.
+    pub fn find() -> Result<Self> {
+        let directory = std::env::var_os(LINUX_DIRECTORY).map_or_else(
+            || Path::new(env!("CARGO_MANIFEST_DIR")).join("target/linux/guest"),
+            PathBuf::from,
+        );
+        let files = Self { directory };
+        let missing = [files.bzimage(), files.vmlinux(), files.initramfs()]
+            .into_iter()
+            .find(|file| !file.exists());
+        if let Some(file) = missing {
+            return Err(Error::NoLinux(format!("there is no {}", file.display())));
+        }
+        if !host::cpu_virtualizes() {
+            return Err(Error::NoLinux(
+                "the CPU has neither VT-x nor SVM".to_owned(),
+            ));
+        }
+        Ok(files)
+    }
+
+    /// The kernel as a bzImage.
+    pub fn bzimage(&self) -> PathBuf {
+        self.directory.join("bzImage")
+    }
+
+    /// The same kernel as ELF.
+    pub fn vmlinux(&self) -> PathBuf {
+        self.directory.join("vmlinux")
+    }
+
+    /// The initial file system.
+    pub fn initramfs(&self) -> PathBuf {
+        self.directory.join("initramfs")
+    }
+}
+
+/// A machine that is not started yet.
+#[derive(Debug)]
+pub struct Setup {
+    binary: PathBuf,
+    arguments: Vec<OsString>,
+}
+
+impl Setup {
+    /// A machine with `mem` of memory (as on the command line) and the kernel at `kernel`.
+    pub fn new(binary: &Path, kernel: &Path, mem: &str) -> Self {
+        let setup = Self {
+            binary: binary.to_owned(),
+            arguments: Vec::new(),
+        };
+        setup.argument("--kernel", kernel).argument("--mem", mem)
+    }
+
+    /// The stock Linux guest as a bzImage with its initial file system, and the binary under test.
+    ///
+    /// # Errors
+    ///
+    /// As [`LinuxFiles::find`] and [`binary_under_test`].
+    pub fn linux(mem: &str) -> Result<Self> {
+        let files = LinuxFiles::find()?;
+        let setup = Self::new(&binary_under_test()?, &files.bzimage(), mem);
+        Ok(setup.argument("--initrd", files.initramfs()))
+    }
+
+    /// As [`Self::linux`], with the kernel as ELF.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::linux`].
+    pub fn linux_elf(mem: &str) -> Result<Self> {
+        let files = LinuxFiles::find()?;
+        let setup = Self::new(&binary_under_test()?, &files.vmlinux(), mem);
+        Ok(setup.argument("--initrd", files.initramfs()))
+    }
+
+    /// Adds an option with its value.
+    #[must_use]
+    pub fn argument(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.arguments.push(name.into());
+        self.arguments.push(value.into());
+        self
+    }
+
+    /// Adds an option without a value.
+    #[must_use]
+    pub fn flag(mut self, name: &str) -> Self {
+        self.arguments.push(name.into());
+        self
+    }
+
+    /// Replaces the kernel's command line.
+    #[must_use]
+    pub fn cmdline(self, text: &str) -> Self {
+        self.argument("--cmdline", text)
+    }
+
+    /// Starts the machine, with its console on pipes and a QMP socket of its own.
+    ///
+    /// # Errors
+    ///
+    /// When the process cannot be started.
+    pub fn start(self) -> Result<Machine> {
+        let directory = tempfile::Builder::new()
+            .prefix("aerostat-")
+            .tempdir()
+            .context("create a temporary directory")?;
+        let socket = directory.path().join("qmp.sock");
+        let errors = directory.path().join("stderr");
+        let stderr =
+            std::fs::File::create(&errors).context(format!("create {}", errors.display()))?;
+        let child = Command::new(&self.binary)
+            .args(&self.arguments)
+            .arg("--qmp")
+            .arg(&socket)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .spawn()
+            .context(format!("start {}", self.binary.display()))?;
+        Machine::new(child, directory, socket, errors)
+    }
+}
+
+/// The binary that the environment names, or the one that Cargo built for these tests.
+///
+/// # Errors
+///
+/// When there is neither.
+pub fn binary_under_test() -> Result<PathBuf> {
+    std::env::var_os(BINARY)
+        .map(PathBuf::from)
+        .or_else(|| option_env!("CARGO_BIN_EXE_aerostat").map(PathBuf::from))
+        .ok_or_else(|| Error::NoLinux(format!("{BINARY} does not name a binary")))
+}

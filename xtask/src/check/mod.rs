@@ -1,0 +1,260 @@
+//! `cargo xtask test`: every check of the project, in stages.
+//!
+//! Each stage runs even when one before it failed; a summary with times comes last.
+
+mod build;
+
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::harness::setup::{BINARY, LINUX_DIRECTORY};
+use crate::host::{Host, Way};
+use crate::initramfs::LinuxFiles;
+use crate::job::{Job, Message, TestProgram};
+use crate::kernel::Kernel;
+use crate::outer::{Console, Outer};
+use crate::workspace::Workspace;
+use crate::{chain, inside, licenses, packages, process};
+
+/// Test targets that boot Linux.
+const LINUX_TESTS: &[&str] = &["boot", "linux_balloon"];
+/// Packages whose tests open `/dev/kvm`.
+const KVM_PACKAGES: &[&str] = &["aerostat", "aerostat-vmm"];
+/// Time for all tests of one outer machine; a boot takes some 10 s there.
+const OUTER_LIMIT: Duration = Duration::from_secs(25 * 60);
+/// Where the outer machine has what the Linux tests need.
+const OUTER_BINARY: &str = "/bin/aerostat";
+const OUTER_LINUX: &str = "/linux";
+
+/// Runs all stages.
+///
+/// # Errors
+///
+/// When at least one stage failed.
+pub fn run() -> Result<()> {
+    let workspace = Workspace::find()?;
+    let host = Host::detect();
+    println!("Linux guests run {}: {}.", host.way(), host.reason());
+    if !host.kvm_usable {
+        println!("Tests with a tiny guest run nested too: /dev/kvm cannot be opened here.");
+    }
+
+    let mut stages = Stages::default();
+    stages.run("Formatting", || {
+        process::run(workspace.cargo().args(["fmt", "--all", "--check"]))
+    });
+    stages.run("Lints", || {
+        let arguments = [
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "-D",
+            "warnings",
+        ];
+        process::run(workspace.cargo().args(arguments))
+    });
+    stages.run("Documentation", || {
+        let mut command = workspace.cargo();
+        command
+            .env("RUSTDOCFLAGS", "-Dwarnings")
+            .args(["doc", "--workspace", "--no-deps"]);
+        process::run(&mut command)
+    });
+    stages.run("Licences", || licenses::check(&workspace));
+    let mut programs = Vec::new();
+    stages.run("Building the tests", || {
+        programs = build::test_programs(&workspace)?;
+        Ok(())
+    });
+    let (linux, others): (Vec<_>, Vec<_>) = programs.into_iter().partition(boots_linux);
+    let (nested, here): (Vec<_>, Vec<_>) = others
+        .into_iter()
+        .partition(|program| !host.kvm_usable && needs_kvm(program));
+    stages.run("Tests without Linux guests", || run_here(&here));
+    stages.run("Examples in the documentation", || {
+        process::run(workspace.cargo().args(["test", "--workspace", "--doc"]))
+    });
+    stages.run("Tests with Linux guests", || {
+        run_linux(&workspace, host.way(), linux, nested)
+    });
+    stages.summarize()
+}
+
+fn boots_linux(program: &TestProgram) -> bool {
+    program.package == "aerostat" && LINUX_TESTS.contains(&program.name.as_str())
+}
+
+fn needs_kvm(program: &TestProgram) -> bool {
+    KVM_PACKAGES.contains(&program.package.as_str())
+}
+
+fn run_here(programs: &[TestProgram]) -> Result<()> {
+    let failed: Vec<&str> = programs
+        .iter()
+        .filter(|program| {
+            println!("\n     Running {} of {}", program.name, program.package);
+            let outcome = build::run(program);
+            if let Err(error) = &outcome {
+                println!("{}", chain(error));
+            }
+            outcome.is_err()
+        })
+        .map(|program| program.name.as_str())
+        .collect();
+    if programs.is_empty() {
+        return Err(Error::Check(
+            "There are no tests: they did not build".to_owned(),
+        ));
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Check(format!(
+        "Failed tests in: {}",
+        failed.join(", ")
+    )))
+}
+
+/// Runs the tests that boot Linux, and with them those that find no `/dev/kvm` here.
+fn run_linux(
+    workspace: &Workspace,
+    way: Way,
+    mut linux: Vec<TestProgram>,
+    others: Vec<TestProgram>,
+) -> Result<()> {
+    for name in LINUX_TESTS {
+        if !linux.iter().any(|program| program.name == *name) {
+            return Err(Error::Check(format!(
+                "There is no test {name}: it did not build"
+            )));
+        }
+    }
+    packages::ensure(&[packages::BUSYBOX])?;
+    if way == Way::Nested {
+        packages::ensure(&[packages::QEMU])?;
+    }
+    let kernel = Kernel::ensure(&workspace.linux()?)?;
+    let guest = LinuxFiles::prepare(workspace, &kernel)?;
+    let binary = workspace.build_release()?;
+    let (binary_there, directory_there) = match way {
+        Way::Direct => (binary.to_string_lossy(), guest.directory.to_string_lossy()),
+        Way::Nested => (OUTER_BINARY.into(), OUTER_LINUX.into()),
+    };
+    for program in &mut linux {
+        program
+            .environment
+            .push((BINARY.to_owned(), binary_there.to_string()));
+        program
+            .environment
+            .push((LINUX_DIRECTORY.to_owned(), directory_there.to_string()));
+    }
+    match way {
+        Way::Direct => linux.iter().try_for_each(inside::run_test),
+        Way::Nested => {
+            let mut programs = vec![(OUTER_BINARY.to_owned(), binary)];
+            // Tests know the binary that Cargo built for them by its path.
+            if !others.is_empty() {
+                let debug = workspace.target.join("debug/aerostat");
+                programs.push((debug.to_string_lossy().into_owned(), debug));
+            }
+            let jobs: Vec<_> = others.into_iter().chain(linux).collect();
+            run_nested(workspace, &kernel, &guest, jobs, programs)
+        }
+    }
+}
+
+fn run_nested(
+    workspace: &Workspace,
+    kernel: &Kernel,
+    guest: &LinuxFiles,
+    jobs: Vec<TestProgram>,
+    mut programs: Vec<(String, std::path::PathBuf)>,
+) -> Result<()> {
+    for job in &jobs {
+        programs.push((job.path.to_string_lossy().into_owned(), job.path.clone()));
+    }
+    let files = ["bzImage", "vmlinux", "initramfs"]
+        .map(|name| (format!("{OUTER_LINUX}/{name}"), guest.directory.join(name)));
+    let outer = Outer {
+        workspace,
+        kernel,
+        directories: jobs.iter().map(|job| job.directory.clone()).collect(),
+        job: Job::Tests(jobs),
+        programs,
+        files: files.into(),
+        console: Console::Stream,
+        limit: OUTER_LIMIT,
+    };
+    outer.run(|message| {
+        if let Message::Tested { name, passed } = message {
+            println!("     {name}: {}", if passed { "passed" } else { "FAILED" });
+        }
+    })
+}
+
+/// The stages that ran, with how they ended.
+#[derive(Debug, Default)]
+struct Stages(Vec<(&'static str, Duration, bool)>);
+
+impl Stages {
+    fn run(&mut self, name: &'static str, stage: impl FnOnce() -> Result<()>) {
+        println!("\n=== {name} ===");
+        let begun = Instant::now();
+        let outcome = stage();
+        if let Err(error) = &outcome {
+            println!("FAILED: {}", chain(error));
+        }
+        let time = begun.elapsed();
+        println!("=== {name}: {:.1} s ===", time.as_secs_f64());
+        self.0.push((name, time, outcome.is_ok()));
+    }
+
+    fn summarize(&self) -> Result<()> {
+        println!("\n=== Summary ===");
+        for (name, time, passed) in &self.0 {
+            let verdict = if *passed { "ok" } else { "FAILED" };
+            println!("  {verdict:7} {:7.1} s  {name}", time.as_secs_f64());
+        }
+        match self.0.iter().filter(|stage| !stage.2).count() {
+            0 => Ok(()),
+            failed => Err(Error::Check(format!(
+                "{failed} of {} stages failed",
+                self.0.len()
+            ))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(package: &str, name: &str) -> TestProgram {
+        TestProgram {
+            name: name.to_owned(),
+            package: package.to_owned(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn boot_tests_are_told_by_package_and_name() {
+        assert!(boots_linux(&program("aerostat", "boot")));
+        assert!(!boots_linux(&program("aerostat-vmm", "boot")));
+        assert!(!boots_linux(&program("aerostat", "cli")));
+    }
+
+    #[test]
+    fn failed_stage_fails_the_run_after_the_others() {
+        let mut stages = Stages::default();
+        let mut reached = false;
+        stages.run("one", || Err(Error::Check("no".to_owned())));
+        stages.run("two", || {
+            reached = true;
+            Ok(())
+        });
+        assert!(reached);
+        assert!(stages.summarize().is_err());
+    }
+}

@@ -1,0 +1,281 @@
+//! The outer machine of the nested set-up: QEMU with an emulated SVM CPU, a Linux with `kvm_amd`
+//! in it, and one job.
+//!
+//! Its first serial port is the console, its second the line for the job's messages.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, FileContext, Result};
+use crate::initramfs;
+use crate::job::{JOB_FILE, Job, Message};
+use crate::kernel::Kernel;
+use crate::process;
+use crate::workspace::Workspace;
+
+/// Memory of the outer machine: room for its own files and what the guests touch of theirs.
+const MEMORY_MIB: u32 = 3072;
+/// CPUs of the outer machine: one for the guest, one for its VMM.
+const CPUS: u32 = 2;
+/// Kernel command line: no messages but errors, no time for mitigations, end on a panic.
+const CMDLINE: &str = "console=ttyS0 panic=-1 quiet mitigations=off";
+/// Lines of the console that go into an error.
+const ERROR_LINES: usize = 60;
+
+/// What becomes of the outer machine's console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Console {
+    /// Printed as it comes.
+    Stream,
+    /// Kept, and shown only in an error.
+    Keep,
+    /// Left to the user's terminal.
+    Terminal,
+}
+
+/// An outer machine that is not started yet.
+#[derive(Debug)]
+pub struct Outer<'a> {
+    /// The source tree.
+    pub workspace: &'a Workspace,
+    /// The kernel of the outer machine.
+    pub kernel: &'a Kernel,
+    /// What it shall do.
+    pub job: Job,
+    /// Programs to put into it: path there and file here.
+    pub programs: Vec<(String, PathBuf)>,
+    /// Other files to put into it: path there and file here.
+    pub files: Vec<(String, PathBuf)>,
+    /// Directories to create in it.
+    pub directories: Vec<PathBuf>,
+    /// Where its console goes.
+    pub console: Console,
+    /// Time after which it is taken for hanging.
+    pub limit: Duration,
+}
+
+enum Input {
+    Console(Vec<u8>),
+    Message(String),
+    ConsoleClosed,
+}
+
+impl Outer<'_> {
+    /// Runs the job to its end and hands each message on, but for the last.
+    ///
+    /// # Errors
+    ///
+    /// When the machine fails or hangs, or the job says that it failed.
+    pub fn run(&self, mut on_message: impl FnMut(Message)) -> Result<()> {
+        let scratch = tempfile::Builder::new()
+            .prefix("aerostat-outer-")
+            .tempdir()
+            .map_err(|source| Error::System {
+                action: "create a temporary directory",
+                source,
+            })?;
+        let archive = scratch.path().join("initramfs");
+        std::fs::write(&archive, self.archive()?).file("write", &archive)?;
+        let socket = scratch.path().join("messages");
+        let listener = UnixListener::bind(&socket).file("listen on", &socket)?;
+
+        let mut command = self.command(&archive, &socket);
+        let mut child = command.spawn().map_err(|source| Error::Start {
+            command: process::describe(&command),
+            source,
+        })?;
+        let outcome = self.follow(&mut child, listener, &mut on_message);
+        // An error means that it has ended already.
+        let _ = child.kill();
+        let _ = child.wait();
+        outcome
+    }
+
+    fn archive(&self) -> Result<Vec<u8>> {
+        let mut archive = initramfs::outer_archive(self.workspace, self.kernel)?;
+        let job = serde_json::to_vec(&self.job).map_err(|source| Error::Json {
+            what: "The job",
+            source,
+        })?;
+        archive.file(JOB_FILE, &job);
+        // Through /proc, since a build may have replaced the file that this process runs.
+        let own_program = format!("/proc/{}/exe", std::process::id());
+        initramfs::add_program(&mut archive, "bin/xtask", Path::new(&own_program))?;
+        for (path, program) in &self.programs {
+            initramfs::add_program(&mut archive, path, program)?;
+        }
+        for directory in &self.directories {
+            archive.directory(&directory.to_string_lossy());
+        }
+        for (path, file) in &self.files {
+            archive.file(path, &std::fs::read(file).file("read", file)?);
+        }
+        Ok(archive.finish())
+    }
+
+    fn command(&self, archive: &Path, socket: &Path) -> Command {
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-accel", "tcg,thread=multi", "-cpu", "max,+svm"])
+            .args(["-smp", &CPUS.to_string(), "-m", &MEMORY_MIB.to_string()])
+            .args([
+                "-nic",
+                "none",
+                "-vga",
+                "none",
+                "-display",
+                "none",
+                "-no-reboot",
+            ])
+            .args(["-no-user-config", "-monitor", "none"])
+            .arg("-kernel")
+            .arg(&self.kernel.bzimage)
+            .arg("-initrd")
+            .arg(archive)
+            .args(["-append", CMDLINE]);
+        let console = if self.console == Console::Terminal {
+            "signal=off"
+        } else {
+            "mux=off"
+        };
+        command.args(["-chardev", &format!("stdio,id=console,{console}")]);
+        command.args(["-serial", "chardev:console"]);
+        command.args([
+            "-chardev",
+            &format!("socket,id=messages,path={}", socket.display()),
+        ]);
+        command.args(["-serial", "chardev:messages"]);
+        if self.console != Console::Terminal {
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
+        }
+        command
+    }
+
+    fn follow(
+        &self,
+        child: &mut Child,
+        listener: UnixListener,
+        on_message: &mut impl FnMut(Message),
+    ) -> Result<()> {
+        let (sender, inputs) = mpsc::channel();
+        if let Some(output) = child.stdout.take() {
+            forward_console(output, sender.clone());
+        }
+        forward_messages(listener, sender.clone());
+        // Kept where nothing else would, so that the channel lives as long as the machine.
+        let _keep = (self.console == Console::Terminal).then_some(sender);
+
+        let deadline = Instant::now() + self.limit;
+        let mut console = Vec::new();
+        let mut finished = None;
+        loop {
+            let failure = |reason: String| {
+                let text = String::from_utf8_lossy(&console);
+                let console = process::last_lines(&text, ERROR_LINES);
+                Error::Outer { reason, console }
+            };
+            let remaining = deadline.saturating_duration_since(Instant::now());
+            match inputs.recv_timeout(remaining.min(Duration::from_secs(1))) {
+                Ok(Input::Console(bytes)) => {
+                    if self.console == Console::Stream {
+                        let mut stdout = std::io::stdout().lock();
+                        // A closed output does not change the outcome.
+                        let _ = stdout.write_all(&bytes).and_then(|()| stdout.flush());
+                    }
+                    console.extend_from_slice(&bytes);
+                }
+                Ok(Input::Message(line)) => match serde_json::from_str(&line) {
+                    Ok(Message::Done(outcome)) => finished = Some(outcome),
+                    Ok(message) => on_message(message),
+                    Err(_) => return Err(failure(format!("it sent no message but {line:?}"))),
+                },
+                Err(RecvTimeoutError::Timeout) if remaining.is_zero() => {
+                    let limit = self.limit.as_secs();
+                    return Err(failure(format!("it did not end within {limit} s")));
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Input::ConsoleClosed) | Err(RecvTimeoutError::Disconnected) => {}
+            }
+            let ended = child.try_wait().map_err(|source| Error::System {
+                action: "wait for the outer machine",
+                source,
+            })?;
+            if ended.is_some() && finished.is_none() {
+                // The last message may still be on its way.
+                finished = last_message(&inputs, &mut console);
+            }
+            match (finished.take(), ended) {
+                (Some(Ok(())), _) => return Ok(()),
+                (Some(Err(reason)), _) => return Err(Error::Check(reason)),
+                (None, Some(_)) if self.console == Console::Terminal => return Ok(()),
+                (None, Some(status)) => {
+                    let text = String::from_utf8_lossy(&console);
+                    return Err(Error::Outer {
+                        reason: format!("it ended ({status}) before its job did"),
+                        console: process::last_lines(&text, ERROR_LINES),
+                    });
+                }
+                (None, None) => {}
+            }
+        }
+    }
+}
+
+fn last_message(
+    inputs: &mpsc::Receiver<Input>,
+    console: &mut Vec<u8>,
+) -> Option<std::result::Result<(), String>> {
+    while let Ok(input) = inputs.recv_timeout(Duration::from_secs(1)) {
+        match input {
+            Input::Console(bytes) => console.extend_from_slice(&bytes),
+            Input::Message(line) => {
+                if let Ok(Message::Done(outcome)) = serde_json::from_str(&line) {
+                    return Some(outcome);
+                }
+            }
+            Input::ConsoleClosed => {}
+        }
+    }
+    None
+}
+
+fn forward_console(mut output: impl Read + Send + 'static, sender: Sender<Input>) {
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = output.read(&mut buffer) {
+            if sender
+                .send(Input::Console(buffer[..count].to_vec()))
+                .is_err()
+            {
+                return;
+            }
+        }
+        let _ = sender.send(Input::ConsoleClosed);
+    });
+}
+
+fn forward_messages(listener: UnixListener, sender: Sender<Input>) {
+    thread::spawn(move || {
+        let Ok((stream, _)) = listener.accept() else {
+            return;
+        };
+        for line in lines(stream) {
+            if sender.send(Input::Message(line)).is_err() {
+                return;
+            }
+        }
+    });
+}
+
+fn lines(stream: UnixStream) -> impl Iterator<Item = String> {
+    BufReader::new(stream)
+        .lines()
+        .map_while(std::result::Result::ok)
+        .map(|line| line.trim().to_owned())
+        .filter(|line| !line.is_empty())
+}
