@@ -1,9 +1,256 @@
-//! placeholder
-use crate::error::Result;
-use crate::workspace::Workspace;
+//! `cargo xtask licenses`: the licence texts that go with the shipped binary, in one file.
+//!
+//! They are those of the packages that are linked into the binary `aerostat` on x86-64 Linux: its
+//! normal dependencies and theirs, not what builds or tests it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::{Error, FileContext, Result};
+use crate::workspace::{self, Workspace};
+
+/// The file, at the root of the tree.
+const FILE: &str = "THIRD-PARTY.md";
+/// Target for which dependencies count.
+const PLATFORM: &str = "x86_64-unknown-linux-gnu";
+/// The shipped package.
+const PACKAGE: &str = "aerostat";
+/// Beginnings of the names of files with licence texts and notices, in capitals.
+const TEXT_FILES: &[&str] = &[
+    "LICENSE",
+    "LICENCE",
+    "COPYING",
+    "COPYRIGHT",
+    "NOTICE",
+    "UNLICENSE",
+];
+
+/// A dependency with its licence.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Dependency {
+    name: String,
+    version: String,
+    license: String,
+    directory: PathBuf,
+}
+
+/// Writes the file.
+///
+/// # Errors
+///
+/// When a dependency's texts cannot be read.
 pub fn run() -> Result<()> {
+    let workspace = Workspace::find()?;
+    let path = workspace.root.join(FILE);
+    fs::write(&path, document(&workspace)?).file("write", &path)?;
+    println!("Wrote {}", path.display());
     Ok(())
 }
-pub fn check(_: &Workspace) -> Result<()> {
-    Ok(())
+
+/// Checks that the file says what [`run`] would write.
+///
+/// # Errors
+///
+/// When it does not.
+pub fn check(workspace: &Workspace) -> Result<()> {
+    let path = workspace.root.join(FILE);
+    let current = fs::read_to_string(&path).file("read", &path)?;
+    if current == document(workspace)? {
+        println!("{FILE} is current.");
+        return Ok(());
+    }
+    Err(Error::Check(format!(
+        "{FILE} is not current: run `cargo xtask licenses`"
+    )))
+}
+
+fn document(workspace: &Workspace) -> Result<String> {
+    let metadata = workspace::metadata(
+        &workspace.root,
+        &["--locked", "--filter-platform", PLATFORM],
+    )?;
+    let dependencies = linked(&metadata)?;
+    let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for dependency in &dependencies {
+        let label = format!("{} {}", dependency.name, dependency.version);
+        for text in texts(&dependency.directory)? {
+            users.entry(text).or_default().insert(label.clone());
+        }
+    }
+    Ok(render(&dependencies, &users))
+}
+
+/// The packages that are linked into the binary, without those of this workspace.
+fn linked(metadata: &Value) -> Result<BTreeSet<Dependency>> {
+    let malformed = || Error::Check("`cargo metadata` has another form than expected".to_owned());
+    let list = |value: &Value| value.as_array().cloned().ok_or_else(malformed);
+    let packages = list(&metadata["packages"])?;
+    let nodes = list(&metadata["resolve"]["nodes"])?;
+    let root = packages
+        .iter()
+        .find(|package| package["name"] == PACKAGE)
+        .and_then(|package| package["id"].as_str())
+        .ok_or_else(malformed)?;
+
+    let mut reached = BTreeSet::new();
+    let mut open = vec![root.to_owned()];
+    while let Some(id) = open.pop() {
+        if !reached.insert(id.clone()) {
+            continue;
+        }
+        let node = nodes
+            .iter()
+            .find(|node| node["id"] == *id)
+            .ok_or_else(malformed)?;
+        for dependency in list(&node["deps"])?
+            .iter()
+            .filter(|dependency| is_normal(dependency))
+        {
+            let id = dependency["pkg"].as_str().ok_or_else(malformed)?;
+            let is_macro = packages
+                .iter()
+                .any(|package| package["id"] == id && is_macro(package));
+            // A macro runs in the compiler; none of it is in the binary.
+            if !is_macro {
+                open.push(id.to_owned());
+            }
+        }
+    }
+    packages
+        .iter()
+        .filter(|package| {
+            package["id"]
+                .as_str()
+                .is_some_and(|id| reached.contains(id))
+        })
+        .filter(|package| !package["source"].is_null())
+        .map(|package| dependency(package).ok_or_else(malformed))
+        .collect()
+}
+
+/// Whether a dependency is linked, by one of its kinds (null, "dev", "build").
+fn is_normal(dependency: &Value) -> bool {
+    let kinds = dependency["dep_kinds"].as_array();
+    kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind["kind"].is_null()))
+}
+
+fn is_macro(package: &Value) -> bool {
+    let targets = package["targets"].as_array();
+    targets.is_some_and(|targets| {
+        targets.iter().any(|target| {
+            target["kind"]
+                .as_array()
+                .is_some_and(|kinds| kinds.contains(&"proc-macro".into()))
+        })
+    })
+}
+
+fn dependency(package: &Value) -> Option<Dependency> {
+    let text = |key: &str| package[key].as_str().map(str::to_owned);
+    Some(Dependency {
+        name: text("name")?,
+        version: text("version")?,
+        license: text("license").unwrap_or_else(|| "see its texts below".to_owned()),
+        directory: Path::new(&text("manifest_path")?).parent()?.to_owned(),
+    })
+}
+
+/// The licence texts in a package's directory, with line ends and outer blank lines made alike.
+fn texts(directory: &Path) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for entry in fs::read_dir(directory).file("read", directory)?.flatten() {
+        let name = entry.file_name().to_string_lossy().to_uppercase();
+        if entry.path().is_file() && TEXT_FILES.iter().any(|prefix| name.starts_with(prefix)) {
+            let path = entry.path();
+            let text = fs::read_to_string(&path).file("read", &path)?;
+            found.insert(normalized(&text));
+        }
+    }
+    Ok(found)
+}
+
+fn normalized(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
+    lines.join("\n").trim_matches('\n').to_owned()
+}
+
+fn render(
+    dependencies: &BTreeSet<Dependency>,
+    users: &BTreeMap<String, BTreeSet<String>>,
+) -> String {
+    let mut text = String::from(
+        "# Third-party licences\n\n\
+         The binary `aerostat` contains these packages, each under the licence named; their texts \
+         follow.\nWritten by `cargo xtask licenses`.\n\n| package | licence |\n| --- | --- |\n",
+    );
+    for Dependency {
+        name,
+        version,
+        license,
+        ..
+    } in dependencies
+    {
+        text.push_str(&format!("| {name} {version} | {license} |\n"));
+    }
+    for (license, packages) in users {
+        let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+        text.push_str(&format!(
+            "\n## {}\n\n```text\n{license}\n```\n",
+            packages.join(", ")
+        ));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn package(name: &str, source: &Value, kind: &str) -> Value {
+        json!({
+            "id": name, "name": name, "version": "1.0.0", "license": "MIT", "source": source,
+            "manifest_path": format!("/r/{name}/Cargo.toml"), "targets": [{ "kind": [kind] }],
+        })
+    }
+
+    fn node(name: &str, dependencies: &[(&str, Value)]) -> Value {
+        let dependencies: Vec<Value> = dependencies
+            .iter()
+            .map(|(name, kind)| json!({ "pkg": name, "dep_kinds": [{ "kind": kind }] }))
+            .collect();
+        json!({ "id": name, "deps": dependencies })
+    }
+
+    #[test]
+    fn only_linked_packages_of_others_count() {
+        let metadata = json!({
+            "packages": [
+                package("aerostat", &Value::Null, "bin"),
+                package("aerostat-vmm", &Value::Null, "lib"),
+                package("linked", &json!("registry"), "lib"),
+                package("derive", &json!("registry"), "proc-macro"),
+                package("tester", &json!("registry"), "lib"),
+            ],
+            "resolve": { "nodes": [
+                node("aerostat", &[("aerostat-vmm", Value::Null), ("tester", json!("dev"))]),
+                node("aerostat-vmm", &[("linked", Value::Null), ("derive", Value::Null)]),
+                node("linked", &[]), node("derive", &[]), node("tester", &[]),
+            ] },
+        });
+        let names: Vec<String> = linked(&metadata)
+            .unwrap()
+            .into_iter()
+            .map(|dependency| dependency.name)
+            .collect();
+        assert_eq!(names, ["linked"]);
+    }
+
+    #[test]
+    fn texts_that_differ_in_line_ends_are_one() {
+        assert_eq!(normalized("\na \r\nb\r\n\r\n"), normalized("a\nb\n"));
+    }
 }

@@ -1,7 +1,89 @@
-//! placeholder
-use crate::error::Result;
+//! `cargo xtask bench`: start-up and footprint beside QEMU's microvm, on this machine's KVM.
+//!
+//! Both run the same tiny guest with the same memory, a balloon and a QMP socket. Rounds are taken
+//! in turn, since this kind of figure drifts: compare within one run, and quote ratios.
+
+mod footprint;
+mod start;
+mod table;
+mod vmm;
+
+use std::path::PathBuf;
+
+use crate::error::{Error, FileContext, Result};
+use crate::host::Host;
+use crate::process;
+use crate::workspace::Workspace;
+
+use table::Figure;
+use vmm::Vmm;
+
+/// Options of the benchmark.
 #[derive(Debug, clap::Args)]
-pub struct Options {}
-pub fn run(_: &Options) -> Result<()> {
+pub struct Options {
+    /// Print an array of objects with name, value, unit, peer and ratio instead of a table
+    #[arg(long)]
+    json: bool,
+    /// The QEMU to compare with, instead of the one on the search path
+    #[arg(long, value_name = "PATH")]
+    qemu: Option<PathBuf>,
+    /// Rounds of each measurement; the median counts
+    #[arg(long, value_name = "N", default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: u32,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+///
+/// When `/dev/kvm` cannot be used, or a machine does not do what is measured.
+pub fn run(options: &Options) -> Result<()> {
+    if !Host::detect().kvm_usable {
+        return Err(Error::Check(
+            "The benchmark needs /dev/kvm, which is missing or closed to this user".to_owned(),
+        ));
+    }
+    let workspace = Workspace::find()?;
+    let peer = peer(options)?;
+    let scratch = tempfile::tempdir().map_err(|source| Error::System {
+        action: "create a temporary directory",
+        source,
+    })?;
+    let write = |name: &str, contents: Vec<u8>| {
+        let path = scratch.path().join(name);
+        std::fs::write(&path, contents)
+            .file("write", &path)
+            .map(|()| path)
+    };
+    let hello = write("hello", aerostat_tiny_guest::hello_elf())?;
+    let halt = write("halt", aerostat_tiny_guest::halt_elf())?;
+
+    let ours = Vmm::Aerostat(workspace.build_release()?);
+    let peer = peer.map(Vmm::Qemu);
+    let mut vmms = vec![&ours];
+    vmms.extend(&peer);
+    let starts = start::measure(&vmms, &hello, scratch.path(), options.rounds)?;
+    let footprints = footprint::measure(&vmms, &halt, scratch.path())?;
+
+    let mut figures: Vec<Figure> = Vec::new();
+    figures.extend(starts);
+    figures.extend(footprints);
+    if options.json {
+        println!("{}", table::json(&figures)?);
+    } else {
+        print!("{}", table::text(&figures, peer.is_some(), options.rounds));
+    }
     Ok(())
+}
+
+/// The QEMU to compare with: the one asked for, which must be there, or the one found.
+fn peer(options: &Options) -> Result<Option<PathBuf>> {
+    match &options.qemu {
+        Some(path) if path.is_file() => Ok(Some(path.clone())),
+        Some(path) => Err(Error::Check(format!(
+            "There is no QEMU at {}",
+            path.display()
+        ))),
+        None => Ok(process::find_on_path("qemu-system-x86_64")),
+    }
 }

@@ -1,0 +1,90 @@
+//! The command lines that are compared: equal memory, one CPU, a balloon, a QMP socket.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::error::{Error, Result};
+use crate::process;
+
+/// Memory of the guests.
+pub const MEMORY_MIB: u32 = 256;
+
+/// A program that runs a virtual machine.
+#[derive(Debug)]
+pub enum Vmm {
+    /// Ours.
+    Aerostat(PathBuf),
+    /// QEMU, as the machine type `microvm` with as little else as it takes.
+    Qemu(PathBuf),
+}
+
+impl Vmm {
+    /// The binary.
+    pub fn binary(&self) -> &Path {
+        match self {
+            Self::Aerostat(path) | Self::Qemu(path) => path,
+        }
+    }
+
+    /// A name for messages.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Aerostat(_) => "aerostat",
+            Self::Qemu(_) => "QEMU",
+        }
+    }
+
+    /// Starts a machine whose serial port is the process's standard output.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be started.
+    pub fn start(&self, kernel: &Path, socket: &Path) -> Result<Child> {
+        // A socket left by the round before would be in the way.
+        let _ = std::fs::remove_file(socket);
+        let mut command = Command::new(self.binary());
+        match self {
+            Self::Aerostat(_) => {
+                command.arg("--kernel").arg(kernel);
+                command
+                    .args(["--mem", &format!("{MEMORY_MIB}M")])
+                    .arg("--qmp")
+                    .arg(socket);
+            }
+            Self::Qemu(_) => {
+                command
+                    .args(["-M", "microvm,rtc=off,pit=off,pic=off,isa-serial=on"])
+                    .args([
+                        "-accel",
+                        "kvm",
+                        "-cpu",
+                        "host",
+                        "-m",
+                        &MEMORY_MIB.to_string(),
+                    ])
+                    .args([
+                        "-nodefaults",
+                        "-no-user-config",
+                        "-display",
+                        "none",
+                        "-no-reboot",
+                    ])
+                    .args(["-serial", "stdio", "-device", "virtio-balloon-device"])
+                    .args([
+                        "-qmp",
+                        &format!("unix:{},server=on,wait=off", socket.display()),
+                    ])
+                    .arg("-kernel")
+                    .arg(kernel);
+            }
+        }
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().map_err(|source| Error::Start {
+            command: process::describe(&command),
+            source,
+        })
+    }
+}
