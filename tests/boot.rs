@@ -94,7 +94,7 @@ fn elf_kernel_boots_through_pvh_with_command_line_of_its_own() {
         .run("dmesg | grep -i 'booting paravirtualized\\|pvh'");
     let loader = machine
         .console
-        .run("od -An -tx1 -j 16 -N 1 /sys/kernel/boot_params/data");
+        .run("od -An -tx1 -j 528 -N 1 /sys/kernel/boot_params/data");
 
     assert_eq!(arrived, cmdline);
     // `type_of_loader` is at 0x210; the kernel's own PVH entry leaves it at "Xen, version 0"

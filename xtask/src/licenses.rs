@@ -76,7 +76,11 @@ fn document(workspace: &Workspace) -> Result<String> {
     let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for dependency in &dependencies {
         let label = format!("{} {}", dependency.name, dependency.version);
-        for text in texts(&dependency.directory)? {
+        let mut texts = texts(&dependency.directory)?;
+        if texts.is_empty() {
+            texts.insert(standard_text(dependency, &workspace.root)?);
+        }
+        for text in texts {
             users.entry(text).or_default().insert(label.clone());
         }
     }
@@ -170,6 +174,21 @@ fn texts(directory: &Path) -> Result<BTreeSet<String>> {
         }
     }
     Ok(found)
+}
+
+/// The text of a package that ships none, where it may be taken under Apache-2.0, whose text is the
+/// same for everyone.
+fn standard_text(dependency: &Dependency, root: &Path) -> Result<String> {
+    if !dependency.license.contains("Apache-2.0") {
+        return Err(Error::Check(format!(
+            "{} {} ({}) ships no licence text",
+            dependency.name, dependency.version, dependency.license
+        )));
+    }
+    let path = root.join("LICENSE-APACHE");
+    fs::read_to_string(&path)
+        .file("read", &path)
+        .map(|text| normalized(&text))
 }
 
 fn normalized(text: &str) -> String {
