@@ -1,1 +1,32 @@
-//! Placeholder until the crate is written.
+//! QEMU's machine protocol (QMP): bytes in, bytes out, and a trait for what a machine can do.
+//!
+//! A client steers a machine by JSON texts over a Unix socket, as the QMP specification of QEMU
+//! 10.0 lays down, and to the byte as QEMU does it. The way of a request:
+//!
+//! ```text
+//! socket -> server -> framer (lexer, one JSON text) -> json -> message (Request) -> session
+//!        -> command (typed arguments) -> Backend
+//! ```
+//!
+//! and of an event: [`EventSender`] on any thread, [`events`] queue, [`throttle`], every client
+//! that has negotiated. Only [`server`] does I/O; the rest takes and returns values.
+//!
+//! This crate knows neither KVM nor virtio. Sizes are in bytes unless a name says otherwise.
+
+pub mod command;
+pub mod events;
+pub mod framer;
+pub mod json;
+pub mod lexer;
+pub mod message;
+pub mod server;
+pub mod session;
+pub mod throttle;
+
+mod backend;
+#[cfg(test)]
+mod testing;
+
+pub use backend::{Backend, CommandError, KvmInfo, RunState};
+pub use events::{Event, EventReceiver, EventSender, ShutdownReason};
+pub use server::{BindError, Listener, Server};

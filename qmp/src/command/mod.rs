@@ -1,0 +1,260 @@
+//! The commands: one table from which dispatch and `query-commands` come.
+//!
+//! An entry says as data what the command takes and returns; the handler sees only arguments that
+//! have passed the checks of [`types`].
+
+pub mod types;
+
+use crate::backend::{Backend, CommandError, RunState};
+use crate::json::{Object, Value};
+use crate::message::version;
+use types::{Member, Type};
+
+/// What a command does, by what it acts on.
+#[derive(Clone, Copy, Debug)]
+pub enum Handler {
+    /// `qmp_capabilities`, which changes the session it came in by.
+    Negotiate,
+    /// Acts on the machine or asks it.
+    Machine(fn(&mut dyn Backend, &Object) -> Result<Value, CommandError>),
+    /// Acts on the machine, and no request is served after it.
+    Quit(fn(&mut dyn Backend)),
+}
+
+/// One command.
+#[derive(Debug)]
+pub struct Command {
+    /// The name, matched exactly.
+    pub name: &'static str,
+    /// The arguments, in the order in which they are checked.
+    pub arguments: &'static [Member],
+    /// The type of the return.
+    pub returns: Type,
+    /// Whether `exec-oob` may run it.
+    pub allow_oob: bool,
+    /// What it does.
+    pub handler: Handler,
+}
+
+/// The name of the command that ends the negotiation.
+pub const NEGOTIATION_COMMAND: &str = "qmp_capabilities";
+
+const NOTHING: Type = Type::Object(&[]);
+
+const fn command(
+    name: &'static str,
+    arguments: &'static [Member],
+    returns: Type,
+    handler: Handler,
+) -> Command {
+    Command {
+        name,
+        arguments,
+        returns,
+        allow_oob: false,
+        handler,
+    }
+}
+
+/// Every command there is.
+pub static COMMANDS: &[Command] = &[
+    command(
+        NEGOTIATION_COMMAND,
+        &[Member::optional(
+            "enable",
+            Type::Array(&Type::Enum(&["oob"])),
+        )],
+        NOTHING,
+        Handler::Negotiate,
+    ),
+    command(
+        "query-version",
+        &[],
+        VERSION,
+        Handler::Machine(query_version),
+    ),
+    command(
+        "query-commands",
+        &[],
+        Type::Array(&Type::Object(&[Member::required("name", Type::Str)])),
+        Handler::Machine(query_commands),
+    ),
+    command(
+        "query-name",
+        &[],
+        Type::Object(&[Member::optional("name", Type::Str)]),
+        Handler::Machine(query_name),
+    ),
+    command(
+        "query-kvm",
+        &[],
+        Type::Object(&[
+            Member::required("enabled", Type::Bool),
+            Member::required("present", Type::Bool),
+        ]),
+        Handler::Machine(query_kvm),
+    ),
+    command(
+        "query-status",
+        &[],
+        Type::Object(&[
+            Member::required("running", Type::Bool),
+            Member::required("status", Type::Enum(RunState::NAMES)),
+        ]),
+        Handler::Machine(query_status),
+    ),
+    command("stop", &[], NOTHING, Handler::Machine(stop)),
+    command("cont", &[], NOTHING, Handler::Machine(cont)),
+    command("quit", &[], NOTHING, Handler::Quit(quit)),
+    command(
+        "balloon",
+        &[Member::required("value", Type::Int)],
+        NOTHING,
+        Handler::Machine(balloon),
+    ),
+    command(
+        "query-balloon",
+        &[],
+        Type::Object(&[Member::required("actual", Type::Int)]),
+        Handler::Machine(query_balloon),
+    ),
+];
+
+const VERSION: Type = Type::Object(&[
+    Member::required(
+        "qemu",
+        Type::Object(&[
+            Member::required("major", Type::Int),
+            Member::required("minor", Type::Int),
+            Member::required("micro", Type::Int),
+        ]),
+    ),
+    Member::required("package", Type::Str),
+]);
+
+/// The command of this name.
+pub fn find(name: &str) -> Option<&'static Command> {
+    COMMANDS.iter().find(|command| command.name == name)
+}
+
+fn nothing() -> Value {
+    Object::default().into()
+}
+
+fn query_version(_: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+    Ok(version())
+}
+
+fn query_commands(_: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+    let names = COMMANDS
+        .iter()
+        .map(|command| [("name", command.name.into())].into());
+    Ok(Value::Array(names.collect()))
+}
+
+fn query_name(machine: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+    Ok(match machine.name() {
+        Some(name) => [("name", name.into())].into(),
+        None => nothing(),
+    })
+}
+
+fn query_kvm(machine: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+    let kvm = machine.kvm();
+    Ok([
+        ("enabled", kvm.enabled.into()),
+        ("present", kvm.present.into()),
+    ]
+    .into())
+}
+
+fn query_status(machine: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+    let status = machine.status();
+    Ok([
+        ("running", status.is_running().into()),
+        ("status", status.name().into()),
+    ]
+    .into())
+}
+
+fn stop(machine: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+    machine.stop().map(|()| nothing())
+}
+
+fn cont(machine: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+    machine.cont().map(|()| nothing())
+}
+
+fn quit(machine: &mut dyn Backend) {
+    machine.quit();
+}
+
+/// `value` is the size in bytes that the guest shall have left, not the size of the balloon.
+fn balloon(machine: &mut dyn Backend, arguments: &Object) -> Result<Value, CommandError> {
+    // A machine without a balloon says so whatever the value.
+    machine.balloon_actual()?;
+    let guest_bytes = match arguments.get("value") {
+        Some(&Value::Int(value)) => u64::try_from(value).unwrap_or(0),
+        _ => 0,
+    };
+    if guest_bytes == 0 {
+        return Err(CommandError::generic("Parameter 'value' expects a size"));
+    }
+    machine.set_balloon(guest_bytes).map(|()| nothing())
+}
+
+fn query_balloon(machine: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+    let actual = machine.balloon_actual()?;
+    Ok([("actual", actual.into())].into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Machine;
+
+    #[test]
+    fn names_are_distinct() {
+        for command in COMMANDS {
+            assert!(std::ptr::eq(find(command.name).unwrap(), command));
+        }
+    }
+
+    #[test]
+    fn queries_return_the_type_they_declare() {
+        for command in COMMANDS
+            .iter()
+            .filter(|command| command.arguments.is_empty())
+        {
+            let Handler::Machine(handler) = command.handler else {
+                continue;
+            };
+            let returned = handler(&mut Machine::default(), &Object::default()).unwrap();
+            assert_eq!(types::check(&command.returns, "return", &returned), Ok(()));
+        }
+    }
+
+    #[test]
+    fn balloon_without_device_is_reported_before_the_value() {
+        let mut machine = Machine {
+            balloon: false,
+            ..Machine::default()
+        };
+        let arguments = Object::from([("value", 0_i64.into())]);
+        assert_eq!(
+            balloon(&mut machine, &arguments),
+            Err(CommandError::no_balloon())
+        );
+    }
+
+    #[test]
+    fn balloon_of_no_size_changes_nothing() {
+        let mut machine = Machine::default();
+        for value in [0, -1, i64::MIN] {
+            let arguments = Object::from([("value", value.into())]);
+            let error = balloon(&mut machine, &arguments).unwrap_err();
+            assert_eq!(error.to_string(), "Parameter 'value' expects a size");
+        }
+        assert_eq!(machine.target_bytes, None);
+    }
+}

@@ -1,0 +1,248 @@
+//! Messages: a request out of a JSON value (QMP specification, "Issuing Commands"), a reply and a
+//! greeting into bytes.
+//!
+//! Every message out is one line that ends in CR LF. The order of the members is that of QEMU's
+//! hash table, fixed here for the envelopes.
+
+use crate::backend::CommandError;
+use crate::json::{self, Object, Value};
+
+/// What ends each line the server sends. Some clients split at exactly these two bytes.
+pub const LINE_END: &[u8] = b"\r\n";
+
+/// QEMU's version whose protocol this server speaks. In QEMU's order: `minor` and `micro` share a
+/// bucket, where the last inserted leads.
+const PROTOCOL_VERSION: [(&str, u64); 3] = [("major", 10), ("minor", 0), ("micro", 2)];
+
+/// A request that has passed the structural checks.
+#[derive(Debug, PartialEq)]
+pub struct Request {
+    /// The name of the command.
+    pub command: String,
+    /// The arguments; empty if the request has none.
+    pub arguments: Object,
+    /// Sent with `exec-oob` instead of `execute`.
+    pub out_of_band: bool,
+}
+
+/// A request, or what is wrong with it, and in both cases the `id` to echo.
+#[derive(Debug, PartialEq)]
+pub struct Received {
+    /// The `id` of the request, of any type.
+    pub id: Option<Value>,
+    /// The request.
+    pub request: Result<Request, CommandError>,
+}
+
+impl Received {
+    /// Checks the structure of a request. `allow_oob` tells whether the client has enabled
+    /// out-of-band execution; without it `exec-oob` is an unknown member.
+    pub fn from_value(value: Value, allow_oob: bool) -> Self {
+        let Value::Object(object) = value else {
+            let error = CommandError::generic("QMP input must be a JSON object");
+            return Self {
+                id: None,
+                request: Err(error),
+            };
+        };
+        let mut id = None;
+        let mut command: Option<(String, String)> = None;
+        let mut arguments = Object::default();
+        let mut fault = None;
+        // In hash order, and the first fault stands. The walk goes on for the sake of the id.
+        for (name, value) in object {
+            let checked = match name.as_str() {
+                "id" => {
+                    id = Some(value);
+                    continue;
+                }
+                "execute" | "exec-oob" if name == "execute" || allow_oob => {
+                    check_command(name, value, &mut command)
+                }
+                "arguments" => match value {
+                    Value::Object(object) => {
+                        arguments = object;
+                        Ok(())
+                    }
+                    _ => Err("must be an object".to_owned()).map_err(|what| (name, what)),
+                },
+                _ => Err((name, "is unexpected".to_owned())),
+            };
+            fault = fault.or(checked.err());
+        }
+        let request = match (fault, command) {
+            (Some((name, what)), _) => Err(CommandError::Generic(format!(
+                "QMP input member '{name}' {what}"
+            ))),
+            (None, None) => Err(CommandError::generic("QMP input lacks member 'execute'")),
+            (None, Some((key, command))) => Ok(Request {
+                command,
+                arguments,
+                out_of_band: key == "exec-oob",
+            }),
+        };
+        Self { id, request }
+    }
+}
+
+/// Checks the member that names the command. `command` holds the member and the name found so
+/// far; the error is the member and what is wrong with it.
+fn check_command(
+    member: String,
+    value: Value,
+    command: &mut Option<(String, String)>,
+) -> Result<(), (String, String)> {
+    let Value::String(name) = value else {
+        return Err((member, "must be a string".to_owned()));
+    };
+    if let Some((other, _)) = command {
+        return Err((member, format!("clashes with '{other}'")));
+    }
+    *command = Some((member, name));
+    Ok(())
+}
+
+/// The answer to one request, or to input that is none.
+#[derive(Debug, PartialEq)]
+pub struct Reply {
+    /// The `id` of the request.
+    pub id: Option<Value>,
+    /// What the command returned.
+    pub result: Result<Value, CommandError>,
+}
+
+impl Reply {
+    /// Appends the reply's line to `out`.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match &self.result {
+            Ok(value) => {
+                out.extend_from_slice(b"{\"return\": ");
+                json::write(value, out);
+                if let Some(id) = &self.id {
+                    out.extend_from_slice(b", \"id\": ");
+                    json::write(id, out);
+                }
+            }
+            Err(error) => {
+                out.push(b'{');
+                if let Some(id) = &self.id {
+                    out.extend_from_slice(b"\"id\": ");
+                    json::write(id, out);
+                    out.extend_from_slice(b", ");
+                }
+                out.extend_from_slice(b"\"error\": {\"class\": ");
+                json::write_string(error.class(), out);
+                out.extend_from_slice(b", \"desc\": ");
+                json::write_string(&error.to_string(), out);
+                out.push(b'}');
+            }
+        }
+        out.push(b'}');
+        out.extend_from_slice(LINE_END);
+    }
+}
+
+/// The return of `query-version`, also part of the greeting: the version of the protocol, and in
+/// `package` the program that speaks it.
+pub fn version() -> Value {
+    let qemu = PROTOCOL_VERSION.map(|(name, number)| (name, number.into()));
+    let package = concat!("aerostat ", env!("CARGO_PKG_VERSION"));
+    [("qemu", qemu.into()), ("package", package.into())].into()
+}
+
+/// Appends the greeting, which offers out-of-band execution, to `out`.
+pub fn write_greeting(out: &mut Vec<u8>) {
+    let capabilities = vec!["oob".into()].into();
+    let greeting = [("version", version()), ("capabilities", capabilities)];
+    json::write(&[("QMP", greeting.into())].into(), out);
+    out.extend_from_slice(LINE_END);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(members: Object, allow_oob: bool) -> Received {
+        Received::from_value(members.into(), allow_oob)
+    }
+
+    fn fault(members: Object, allow_oob: bool) -> String {
+        received(members, allow_oob)
+            .request
+            .unwrap_err()
+            .to_string()
+    }
+
+    fn line(write: impl FnOnce(&mut Vec<u8>)) -> String {
+        let mut out = Vec::new();
+        write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn faults_are_reported_in_hash_order_and_keep_the_id() {
+        let members = [
+            ("arguments", Value::Null),
+            ("id", 1_i64.into()),
+            ("execute", Value::Null),
+        ];
+        let received = received(members.into(), false);
+        assert_eq!(received.id, Some(Value::Int(1)));
+        assert_eq!(
+            received.request.unwrap_err().to_string(),
+            "QMP input member 'execute' must be a string"
+        );
+    }
+
+    #[test]
+    fn exec_oob_is_a_member_only_when_enabled() {
+        let members = || Object::from([("exec-oob", "x".into())]);
+        assert_eq!(
+            fault(members(), false),
+            "QMP input member 'exec-oob' is unexpected"
+        );
+        assert!(received(members(), true).request.unwrap().out_of_band);
+    }
+
+    #[test]
+    fn execute_clashes_with_exec_oob() {
+        let members = [("execute", "x".into()), ("exec-oob", "x".into())];
+        assert_eq!(
+            fault(members.into(), true),
+            "QMP input member 'execute' clashes with 'exec-oob'"
+        );
+    }
+
+    #[test]
+    fn envelopes_have_the_order_of_objects() {
+        let id = Some(Value::from("x"));
+        let result = Ok(Object::default().into());
+        let reply = line(|out| {
+            Reply {
+                id: id.clone(),
+                result,
+            }
+            .write(out)
+        });
+        let object = [("id", "x".into()), ("return", Object::default().into())];
+        assert_eq!(reply, line(|out| json::write(&object.into(), out)) + "\r\n");
+
+        let result = Err(CommandError::generic("d"));
+        let reply = line(|out| Reply { id, result }.write(out));
+        let error = [("desc", "d".into()), ("class", "GenericError".into())];
+        let object = [("error", error.into()), ("id", "x".into())];
+        assert_eq!(reply, line(|out| json::write(&object.into(), out)) + "\r\n");
+    }
+
+    #[test]
+    fn greeting_names_the_protocol_version() {
+        let package = env!("CARGO_PKG_VERSION");
+        assert_eq!(
+            line(write_greeting),
+            format!(
+                "{{\"QMP\": {{\"version\": {{\"qemu\": {{\"micro\": 2, \"minor\": 0, \"major\": 10}}, \
+                 \"package\": \"aerostat {package}\"}}, \"capabilities\": [\"oob\"]}}}}\r\n"
+            )
+        );
+    }
+}

@@ -1,0 +1,311 @@
+//! The server: one subscriber of the control thread's event loop that owns the listening socket,
+//! all clients, the queue of events and the timer of the throttle.
+//!
+//! Work for one wake-up is bounded, and no client can hold up another: sockets do not block, a
+//! client is read at most [`READ_TURN_BYTES`] at a time, and one that does not read its replies
+//! is not read either. While nothing happens no timer runs.
+//!
+//! Other than QEMU, which serves one client and lets the next wait, this server serves up to
+//! [`MAX_CLIENTS`] at once, each with a negotiation of its own.
+
+mod client;
+mod listener;
+mod timer;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use crate::backend::{Backend, CommandError};
+use crate::events::{EventReceiver, TimedEvent};
+use crate::message::Reply;
+use crate::throttle::Throttle;
+use client::{Client, Input};
+pub use client::{MAX_EVENT_BACKLOG_BYTES, OUTPUT_PAUSE_BYTES};
+pub use listener::{BindError, Listener, MAX_PATH_BYTES};
+use timer::Timer;
+
+/// How many clients are served at once. The next gets an error and is closed.
+pub const MAX_CLIENTS: usize = 64;
+/// How much is read from a client before the others have their turn.
+pub const READ_TURN_BYTES: usize = 64 << 10;
+/// How many clients are accepted before the others have their turn.
+const ACCEPT_TURN: usize = 16;
+/// How long no client is accepted when file descriptors or memory have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// The QMP server of one machine.
+#[derive(Debug)]
+pub struct Server<B: Backend> {
+    listener: Listener,
+    events: EventReceiver,
+    backend: B,
+    throttle: Throttle,
+    timer: Timer,
+    clients: BTreeMap<RawFd, Client>,
+    /// Until when no client is accepted.
+    accept_again: Option<Instant>,
+    /// False once `quit` has been executed: no request is served after it.
+    serving: bool,
+    buffer: Vec<u8>,
+}
+
+impl<B: Backend> Server<B> {
+    /// A server for the clients of `listener`, who steer `backend` and hear of `events`. It works
+    /// once it is added to an event loop.
+    ///
+    /// # Errors
+    ///
+    /// If no timer can be had.
+    pub fn new(listener: Listener, events: EventReceiver, backend: B) -> io::Result<Self> {
+        Ok(Self {
+            listener,
+            events,
+            backend,
+            throttle: Throttle::default(),
+            timer: Timer::new()?,
+            clients: BTreeMap::new(),
+            accept_again: None,
+            serving: true,
+            buffer: vec![0; READ_TURN_BYTES],
+        })
+    }
+
+    /// The machine.
+    pub fn backend(&self) -> &B {
+        &self.backend
+    }
+
+    /// The machine.
+    pub fn backend_mut(&mut self) -> &mut B {
+        &mut self.backend
+    }
+
+    /// Delivers the events and replies that wait, for at most `limit`, and closes all connections.
+    /// To be called once, when the event loop has ended.
+    pub fn finish(&mut self, limit: Duration) {
+        self.serving = false;
+        self.deliver_events();
+        let end = Instant::now() + limit;
+        loop {
+            self.clients.values_mut().for_each(|client| {
+                client.unblock();
+                client.flush();
+            });
+            let waiting = self.clients.values().filter(|client| client.has_output());
+            let mut waiting: Vec<_> = waiting
+                .map(|client| PollFd::new(client, PollFlags::OUT))
+                .collect();
+            let left = end.saturating_duration_since(Instant::now());
+            if waiting.is_empty() || left.is_zero() {
+                break;
+            }
+            let timeout = Timespec::try_from(left).ok();
+            if let Err(errno) = poll(&mut waiting, timeout.as_ref())
+                && errno != Errno::INTR
+            {
+                break;
+            }
+        }
+        for mut client in std::mem::take(&mut self.clients).into_values() {
+            client.drain_input(&mut self.buffer);
+        }
+    }
+
+    fn accept_clients(&mut self, ops: &mut EventOps) {
+        for _ in 0..ACCEPT_TURN {
+            match self.listener.accept() {
+                Ok(socket) => self.add_client(socket, ops),
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                // Out of descriptors or memory. The client stays in the backlog, so the listener
+                // stays readable; watching it on would spin.
+                Err(errno) => {
+                    log::warn!("Cannot accept a QMP client, trying again in a second: {errno}");
+                    self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
+                    self.watch_listener(EventSet::empty(), ops);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn watch_listener(&self, interest: EventSet, ops: &EventOps) {
+        if let Err(error) = ops.modify(Events::new(&self.listener, interest)) {
+            log::error!("Cannot change how the QMP socket is watched: {error:?}");
+        }
+    }
+
+    fn add_client(&mut self, socket: OwnedFd, ops: &mut EventOps) {
+        if self.clients.len() >= MAX_CLIENTS {
+            self.refuse(&socket);
+            return;
+        }
+        let client = Client::new(socket);
+        match ops.add(Events::new(&client, client.interest)) {
+            Ok(()) => {
+                self.clients.insert(client.as_raw_fd(), client);
+            }
+            Err(error) => log::warn!("Cannot watch a new QMP client: {error:?}"),
+        }
+    }
+
+    /// Tells a client that there are too many.
+    fn refuse(&mut self, socket: &OwnedFd) {
+        log::warn!("Refused a QMP client: {MAX_CLIENTS} are connected");
+        let desc = format!("Too many clients: {MAX_CLIENTS} are connected, disconnect one first");
+        let mut line = Vec::new();
+        Reply {
+            id: None,
+            result: Err(CommandError::Generic(desc)),
+        }
+        .write(&mut line);
+        // A new socket has room for a line; if the peer is gone already, nobody misses it.
+        let _ = rustix::net::send(socket, &line, rustix::net::SendFlags::NOSIGNAL);
+        let _ = rustix::io::read(socket, &mut self.buffer);
+    }
+
+    fn serve_client(&mut self, fd: RawFd, ready: EventSet) {
+        let Some(client) = self.clients.get_mut(&fd) else {
+            return;
+        };
+        client.unblock();
+        client.flush();
+        if !self.serving {
+            // Nothing is read any more that would notice that the client is gone.
+            if ready.intersects(EventSet::HANG_UP | EventSet::ERROR) {
+                client.cut_off();
+            }
+            return;
+        }
+        if !client.unprocessed.is_empty() {
+            let input = std::mem::take(&mut client.unprocessed);
+            self.process_input(fd, &input);
+        } else if client.wants_input() {
+            let mut buffer = std::mem::take(&mut self.buffer);
+            if let Input::Bytes(count) = client.read(&mut buffer) {
+                self.process_input(fd, &buffer[..count]);
+            }
+            self.buffer = buffer;
+        }
+    }
+
+    /// Executes the requests in `input`, as far as there is room for replies.
+    fn process_input(&mut self, fd: RawFd, mut input: &[u8]) {
+        while let Some(client) = self.clients.get_mut(&fd) {
+            if client.is_full() {
+                client.unprocessed = input.to_vec();
+                return;
+            }
+            let Some(message) = client.session.next_message(&mut input) else {
+                return;
+            };
+            let outcome = client.session.execute(message, &mut self.backend);
+            // What the command has set off comes before its reply.
+            self.deliver_events();
+            if let Some(client) = self.clients.get_mut(&fd) {
+                client.send_reply(&outcome.reply);
+            }
+            if outcome.quit {
+                self.serving = false;
+                return;
+            }
+        }
+    }
+
+    /// Hands the events in the queue to all clients that listen, unless they are to be held back.
+    fn deliver_events(&mut self) {
+        for event in self.events.take() {
+            if let Some(event) = self.throttle.offer(event, Instant::now()) {
+                self.broadcast(&event);
+            }
+        }
+    }
+
+    fn broadcast(&mut self, event: &TimedEvent) {
+        let mut line = Vec::new();
+        event.write(&mut line);
+        self.clients
+            .values_mut()
+            .for_each(|client| client.send_event(&line));
+    }
+
+    fn on_timer(&mut self, ops: &EventOps) {
+        self.timer.acknowledge();
+        let now = Instant::now();
+        if let Some(event) = self.throttle.expire(now) {
+            self.broadcast(&event);
+        }
+        if self.accept_again.take_if(|again| *again <= now).is_some() {
+            self.watch_listener(EventSet::IN, ops);
+        }
+    }
+
+    /// Brings sockets, the event loop and the timer in line with what the wake-up has changed.
+    fn settle(&mut self, ops: &mut EventOps) {
+        let mut gone = Vec::new();
+        for (&fd, client) in &mut self.clients {
+            client.flush();
+            if client.is_finished() {
+                gone.push(fd);
+                continue;
+            }
+            let wanted = client.wanted_interest(self.serving);
+            if wanted != client.interest {
+                client.interest = wanted;
+                if let Err(error) = ops.modify(Events::new(client, wanted)) {
+                    log::error!("Cannot change how a QMP client is watched: {error:?}");
+                    gone.push(fd);
+                }
+            }
+        }
+        for fd in gone {
+            // Before the socket is closed: the event loop goes by the number.
+            if let Err(error) = ops.remove(Events::empty_raw(fd)) {
+                log::error!("Cannot stop watching a QMP client: {error:?}");
+            }
+            self.clients.remove(&fd);
+        }
+        let deadline = [self.throttle.deadline(), self.accept_again]
+            .into_iter()
+            .flatten()
+            .min();
+        if let Err(error) = self.timer.set(deadline) {
+            log::error!("Cannot set the timer of the QMP server: {error}");
+        }
+    }
+}
+
+impl<B: Backend> MutEventSubscriber for Server<B> {
+    fn init(&mut self, ops: &mut EventOps) {
+        let fds = [
+            self.listener.as_raw_fd(),
+            self.events.as_raw_fd(),
+            self.timer.as_raw_fd(),
+        ];
+        for fd in fds {
+            if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
+                log::error!("Cannot watch a file descriptor of the QMP server: {error:?}");
+            }
+        }
+    }
+
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
+        let fd = events.fd();
+        if fd == self.listener.as_raw_fd() {
+            self.accept_clients(ops);
+        } else if fd == self.events.as_raw_fd() {
+            self.deliver_events();
+        } else if fd == self.timer.as_raw_fd() {
+            self.on_timer(ops);
+        } else {
+            self.serve_client(fd, events.event_set());
+        }
+        self.settle(ops);
+    }
+}

@@ -1,0 +1,68 @@
+//! A machine in memory for the tests of this crate.
+
+use crate::{Backend, CommandError, KvmInfo, RunState};
+
+/// RAM of [`Machine`].
+pub const RAM_BYTES: u64 = 256 << 20;
+
+/// A machine that does what it is told and keeps what it was told.
+#[derive(Debug)]
+pub struct Machine {
+    pub status: RunState,
+    pub balloon: bool,
+    pub target_bytes: Option<u64>,
+    pub quit: bool,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self {
+            status: RunState::Prelaunch,
+            balloon: true,
+            target_bytes: None,
+            quit: false,
+        }
+    }
+}
+
+impl Backend for Machine {
+    fn name(&self) -> Option<String> {
+        None
+    }
+
+    fn kvm(&self) -> KvmInfo {
+        KvmInfo {
+            enabled: true,
+            present: true,
+        }
+    }
+
+    fn status(&self) -> RunState {
+        self.status
+    }
+
+    fn stop(&mut self) -> Result<(), CommandError> {
+        self.status = RunState::Paused;
+        Ok(())
+    }
+
+    fn cont(&mut self) -> Result<(), CommandError> {
+        self.status = RunState::Running;
+        Ok(())
+    }
+
+    fn quit(&mut self) {
+        self.quit = true;
+    }
+
+    fn set_balloon(&mut self, guest_bytes: u64) -> Result<(), CommandError> {
+        self.target_bytes = Some(guest_bytes);
+        Ok(())
+    }
+
+    fn balloon_actual(&self) -> Result<u64, CommandError> {
+        self.balloon
+            .then_some(RAM_BYTES)
+            .ok_or_else(CommandError::no_balloon)
+    }
+}
