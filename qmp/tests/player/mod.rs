@@ -1,0 +1,155 @@
+//! Plays one recorded case: connections, steps, comparison.
+
+mod compare;
+mod machine;
+
+use std::collections::BTreeMap;
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use compare::matches;
+use machine::Host;
+
+/// How long a server may take to answer, unless the step says otherwise.
+const ANSWER: Duration = Duration::from_secs(5);
+/// How long a line must be quiet to count as having nothing more to say.
+const QUIET: Duration = Duration::from_millis(60);
+
+/// Plays `case`; the error tells the step and what came instead.
+pub fn play(case: &Value) -> Result<(), String> {
+    let host = Host::start(&case["vm"]);
+    let mut connections = BTreeMap::from([("a".to_owned(), host.connect())]);
+    let steps = case["steps"].as_array().ok_or("no steps")?;
+    for (index, step) in steps.iter().enumerate() {
+        take(step, &host, &mut connections).map_err(|what| format!("step {index}: {what}"))?;
+    }
+    Ok(())
+}
+
+fn take(
+    step: &Value,
+    host: &Host,
+    connections: &mut BTreeMap<String, UnixStream>,
+) -> Result<(), String> {
+    let text = |key: &str| step[key].as_str().map(str::to_owned);
+    let name = text("conn").unwrap_or_else(|| "a".to_owned());
+    if let Some(pages) = step["guest_set_actual_pages"].as_u64() {
+        host.set_actual_pages(pages);
+    } else if let Some(pages) = step["guest_num_pages"].as_u64() {
+        let actual = host.num_pages();
+        if actual != pages {
+            return Err(format!("num_pages is {actual}, not {pages}"));
+        }
+    } else if let Some(ms) = step["sleep_ms"].as_u64() {
+        std::thread::sleep(Duration::from_millis(ms));
+    } else if let Some(name) = text("connect") {
+        connections.insert(name, host.connect());
+    } else if let Some(name) = text("close") {
+        connections.remove(&name).ok_or("no such connection")?;
+    } else if let Some(name) = text("shutdown_write") {
+        let connection = connections.get(&name).ok_or("no such connection")?;
+        connection
+            .shutdown(Shutdown::Write)
+            .map_err(|error| error.to_string())?;
+    } else {
+        let connection = connections.get_mut(&name).ok_or("no such connection")?;
+        if step.get("recv").is_some() {
+            return receive(step, connection);
+        }
+        send(step, connection).map_err(|error| error.to_string())?;
+    }
+    Ok(())
+}
+
+fn send(step: &Value, connection: &mut UnixStream) -> std::io::Result<()> {
+    let part = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let repeat = &step["send_repeat"];
+    let bytes = if repeat.is_object() {
+        let count = usize::try_from(repeat["count"].as_u64().unwrap_or(0)).unwrap();
+        let body = part(&repeat["text"]).repeat(count);
+        (part(&repeat["prefix"]) + &body + &part(&repeat["suffix"])).into_bytes()
+    } else if let Some(text) = step["send_b64"].as_str() {
+        base64(text)
+    } else {
+        part(&step["send"]).into_bytes()
+    };
+    if step["bytewise"] == true {
+        return bytes
+            .chunks(1)
+            .try_for_each(|byte| connection.write_all(byte));
+    }
+    connection.write_all(&bytes)
+}
+
+fn receive(step: &Value, connection: &mut UnixStream) -> Result<(), String> {
+    let wanted = step["recv"].as_array().ok_or("recv is no list")?;
+    let at_eof = step["eof"] == true;
+    let within = step["within_ms"].as_u64().map(Duration::from_millis);
+    let within = within.unwrap_or(if wanted.is_empty() && !at_eof {
+        2 * QUIET
+    } else {
+        ANSWER
+    });
+    let end = Instant::now() + within;
+
+    let mut got = Vec::new();
+    let mut eof = false;
+    loop {
+        let lines = got.iter().filter(|&&byte| byte == b'\n').count();
+        let complete = lines >= wanted.len() && !at_eof && !wanted.is_empty();
+        let left = if complete {
+            QUIET
+        } else {
+            end.saturating_duration_since(Instant::now())
+        };
+        if left.is_zero() {
+            break;
+        }
+        connection
+            .set_read_timeout(Some(left))
+            .map_err(|error| error.to_string())?;
+        let mut buffer = [0; 65536];
+        match connection.read(&mut buffer) {
+            Ok(0) => {
+                eof = true;
+                break;
+            }
+            Ok(count) => got.extend_from_slice(&buffer[..count]),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+    let got = String::from_utf8(got).map_err(|error| error.to_string())?;
+    if eof != at_eof {
+        return Err(format!("end of file: {eof}, after {got:?}"));
+    }
+    matches(step, wanted, &got)
+        .then_some(())
+        .ok_or_else(|| format!("wanted {step}\ngot {got:?}"))
+}
+
+fn base64(text: &str) -> Vec<u8> {
+    let digit = |byte: u8| match byte {
+        b'A'..=b'Z' => Some(byte - b'A'),
+        b'a'..=b'z' => Some(byte - b'a' + 26),
+        b'0'..=b'9' => Some(byte - b'0' + 52),
+        b'+' => Some(62),
+        b'/' => Some(63),
+        _ => None,
+    };
+    let mut bytes = Vec::new();
+    let (mut bits, mut count) = (0_u32, 0);
+    for value in text.bytes().filter_map(digit) {
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from(bits >> count & 0xFF).unwrap());
+        }
+    }
+    bytes
+}
