@@ -309,3 +309,6 @@ impl<B: Backend> MutEventSubscriber for Server<B> {
         self.settle(ops);
     }
 }
+
+#[cfg(test)]
+mod tests;

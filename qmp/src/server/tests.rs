@@ -1,0 +1,260 @@
+//! The server on real sockets. The event loop runs in the test's own thread, so that "idle" can
+//! be told from "not yet".
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+
+use event_manager::{EventManager, SubscriberId, SubscriberOps};
+
+use super::*;
+use crate::events::{self, Event, EventSender};
+use crate::testing::Machine;
+use crate::{RunState, ShutdownReason};
+
+struct Fixture {
+    manager: EventManager<Server<Machine>>,
+    id: SubscriberId,
+    events: EventSender,
+    dir: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = Listener::bind(&dir.path().join("qmp")).unwrap();
+        let (events, receiver) = events::channel().unwrap();
+        let mut manager = EventManager::new().unwrap();
+        let server = Server::new(listener, receiver, Machine::default()).unwrap();
+        let id = manager.add_subscriber(server);
+        Self {
+            manager,
+            id,
+            events,
+            dir,
+        }
+    }
+
+    /// Runs the event loop until nothing is ready. Fails if that does not come about.
+    fn settle(&mut self) {
+        let mut wakes = 0;
+        while self.manager.run_with_timeout(0).unwrap() > 0 {
+            wakes += 1;
+            assert!(wakes < 10_000, "the event loop spins");
+        }
+    }
+
+    /// A client that has read its greeting.
+    fn connect(&mut self) -> UnixStream {
+        let mut client = UnixStream::connect(self.dir.path().join("qmp")).unwrap();
+        client.set_nonblocking(true).unwrap();
+        assert!(self.receive(&mut client).starts_with("{\"QMP\": "));
+        client
+    }
+
+    fn negotiated(&mut self) -> UnixStream {
+        let mut client = self.connect();
+        assert_eq!(
+            self.ask(&mut client, "{'execute': 'qmp_capabilities'}"),
+            DONE
+        );
+        client
+    }
+
+    /// What there is to read once the server is idle.
+    fn receive(&mut self, client: &mut UnixStream) -> String {
+        let mut all = Vec::new();
+        loop {
+            self.settle();
+            let before = all.len();
+            match client.read_to_end(&mut all) {
+                Ok(_) => break,
+                Err(error) => assert_eq!(error.kind(), ErrorKind::WouldBlock),
+            }
+            if all.len() == before {
+                break;
+            }
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    fn ask(&mut self, client: &mut UnixStream, request: &str) -> String {
+        client.write_all(request.as_bytes()).unwrap();
+        self.receive(client)
+    }
+
+    fn server(&mut self) -> &mut Server<Machine> {
+        self.manager.subscriber_mut(self.id).unwrap()
+    }
+}
+
+fn is_at_eof(client: &mut UnixStream) -> bool {
+    client.read(&mut [0]).unwrap() == 0
+}
+
+const DONE: &str = "{\"return\": {}}\r\n";
+
+#[test]
+fn each_client_negotiates_for_itself() {
+    let mut fixture = Fixture::new();
+    let mut first = fixture.negotiated();
+    let mut second = fixture.connect();
+
+    assert_eq!(fixture.ask(&mut first, "{'execute': 'stop'}"), DONE);
+    assert!(
+        fixture
+            .ask(&mut second, "{'execute': 'stop'}")
+            .contains("Expecting capabilities")
+    );
+}
+
+#[test]
+fn events_reach_negotiated_clients_only() {
+    let mut fixture = Fixture::new();
+    let mut listening = fixture.negotiated();
+    let mut silent = fixture.connect();
+
+    fixture.events.send(Event::Resume);
+
+    assert!(
+        fixture
+            .receive(&mut listening)
+            .contains("\"event\": \"RESUME\"")
+    );
+    assert_eq!(fixture.receive(&mut silent), "");
+}
+
+#[test]
+fn client_past_the_limit_gets_an_error_and_is_closed() {
+    let mut fixture = Fixture::new();
+    let mut clients: Vec<_> = (0..MAX_CLIENTS).map(|_| fixture.connect()).collect();
+
+    let mut refused = UnixStream::connect(fixture.dir.path().join("qmp")).unwrap();
+    let line = fixture.receive(&mut refused);
+    assert!(line.starts_with("{\"error\": {\"class\": \"GenericError\", \"desc\": \"Too many"));
+    assert!(is_at_eof(&mut refused));
+
+    clients.pop();
+    fixture.settle();
+    fixture.connect();
+}
+
+#[test]
+fn client_that_does_not_read_is_paused_and_loses_nothing() {
+    let mut fixture = Fixture::new();
+    let mut lazy = fixture.negotiated();
+    let mut other = fixture.negotiated();
+    let request = "{'execute': 'query-commands'}";
+    let mut sent = 0;
+    loop {
+        match lazy.write(request.as_bytes()) {
+            Ok(count) if count == request.len() => sent += 1,
+            Ok(count) => panic!("wrote {count} bytes of a request"),
+            Err(_) => {
+                fixture.settle();
+                if lazy.write(b" ").is_err() {
+                    break;
+                }
+            }
+        }
+    }
+
+    assert_eq!(fixture.ask(&mut other, "{'execute': 'stop'}"), DONE);
+    let fullest = fixture
+        .server()
+        .clients
+        .values()
+        .filter(|client| client.is_full())
+        .count();
+    assert_eq!(fullest, 1);
+    assert_eq!(fixture.receive(&mut lazy).lines().count(), sent);
+}
+
+#[test]
+fn half_close_is_answered_in_full_before_the_end() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.negotiated();
+    client
+        .write_all("{'execute': 'query-commands'}".repeat(2000).as_bytes())
+        .unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+
+    assert_eq!(fixture.receive(&mut client).lines().count(), 2000);
+    assert!(is_at_eof(&mut client));
+    assert!(fixture.server().clients.is_empty());
+}
+
+#[test]
+fn command_of_a_client_that_has_left_is_executed() {
+    let mut fixture = Fixture::new();
+    let mut client = UnixStream::connect(fixture.dir.path().join("qmp")).unwrap();
+    client
+        .write_all(b"{'execute': 'qmp_capabilities'}{'execute': 'cont'}")
+        .unwrap();
+    drop(client);
+
+    fixture.settle();
+
+    assert_eq!(fixture.server().backend().status, RunState::Running);
+    assert!(fixture.server().clients.is_empty());
+}
+
+#[test]
+fn nothing_is_served_after_quit_and_all_clients_see_the_end() {
+    let mut fixture = Fixture::new();
+    let mut quitter = fixture.negotiated();
+    let mut other = fixture.negotiated();
+
+    let replies = fixture.ask(&mut quitter, "{'execute': 'quit'}{'execute': 'cont'}");
+    assert_eq!(replies, DONE);
+    assert_eq!(fixture.ask(&mut other, "{'execute': 'cont'}"), "");
+    let reason = ShutdownReason::HostQmpQuit;
+    fixture.events.send(Event::Shutdown {
+        guest: false,
+        reason,
+    });
+    fixture.server().finish(Duration::from_secs(1));
+
+    assert_eq!(fixture.server().backend().status, RunState::Prelaunch);
+    for client in [&mut quitter, &mut other] {
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).unwrap();
+        assert!(rest.contains("SHUTDOWN"), "{rest}");
+    }
+}
+
+#[test]
+fn client_that_leaves_after_quit_does_not_spin_the_loop() {
+    let mut fixture = Fixture::new();
+    let mut quitter = fixture.negotiated();
+    fixture.ask(&mut quitter, "{'execute': 'quit'}");
+    drop(quitter);
+    fixture.settle();
+    assert!(fixture.server().clients.is_empty());
+}
+
+#[test]
+fn finish_waits_no_longer_than_its_limit() {
+    let mut fixture = Fixture::new();
+    let mut lazy = fixture.negotiated();
+    lazy.write_all("{'execute': 'query-commands'}".repeat(2000).as_bytes())
+        .unwrap();
+    fixture.settle();
+
+    let start = Instant::now();
+    fixture.server().finish(Duration::from_millis(50));
+
+    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(fixture.server().clients.is_empty());
+}
+
+#[test]
+fn bytes_one_at_a_time_make_a_command() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.negotiated();
+    for byte in b"{'execute': 'stop'" {
+        client.write_all(&[*byte]).unwrap();
+        fixture.settle();
+    }
+    assert_eq!(fixture.ask(&mut client, "}"), DONE);
+}
