@@ -1,0 +1,26 @@
+//! What a user can choose about a machine, validated.
+
+use std::path::PathBuf;
+
+use aerostat_devices::balloon::BalloonOptions;
+
+use crate::units::MemorySize;
+
+/// The kernel command line unless the user gives another: console on the serial port, reset by
+/// the keyboard controller, and a reset at once when the kernel panics.
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 reboot=k panic=-1";
+
+/// A machine to build.
+#[derive(Clone, Debug)]
+pub struct MachineConfig {
+    /// The kernel: a bzImage or an ELF vmlinux.
+    pub kernel: PathBuf,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// The kernel command line.
+    pub cmdline: String,
+    /// Guest memory.
+    pub memory: MemorySize,
+    /// The balloon, if there is to be one.
+    pub balloon: Option<BalloonOptions>,
+}

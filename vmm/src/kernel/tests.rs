@@ -1,0 +1,238 @@
+//! Files that are kernels, and many that are not.
+
+use std::io::Write;
+
+use tempfile::NamedTempFile;
+
+use super::*;
+
+fn memory() -> GuestMemory {
+    GuestMemory::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap()
+}
+
+fn file(content: &[u8]) -> NamedTempFile {
+    let mut file = NamedTempFile::new().unwrap();
+    file.write_all(content).unwrap();
+    file
+}
+
+fn load(content: &[u8]) -> Result<Kernel, KernelError> {
+    load_kernel(file(content).path(), &memory())
+}
+
+/// What a user reads.
+fn message(content: &[u8]) -> String {
+    load(content).unwrap_err().to_string()
+}
+
+fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
+    image[offset..offset + bytes.len()].copy_from_slice(bytes);
+}
+
+/// A bzImage of protocol 2.15 with one setup sector and `code` behind it.
+fn bzimage(code: &[u8]) -> Vec<u8> {
+    let mut image = vec![0; 1024];
+    let paragraphs = u32::try_from(code.len() / 16).unwrap();
+    put(&mut image, 0x1f1, &[1]);
+    put(&mut image, 0x1f4, &paragraphs.to_le_bytes());
+    put(&mut image, 0x1fe, &0xaa55u16.to_le_bytes());
+    put(&mut image, 0x202, b"HdrS");
+    put(&mut image, 0x206, &0x020fu16.to_le_bytes());
+    put(&mut image, 0x211, &[1]);
+    put(&mut image, 0x22c, &0x7fff_ffffu32.to_le_bytes());
+    put(&mut image, 0x236, &1u16.to_le_bytes());
+    put(&mut image, 0x238, &100u32.to_le_bytes());
+    put(&mut image, 0x258, &0x100_0000u64.to_le_bytes());
+    put(&mut image, 0x260, &0x20_0000u32.to_le_bytes());
+    image.extend(code);
+    image
+}
+
+#[test]
+fn bzimage_is_loaded_at_1_mib_and_entered_at_its_64_bit_entry() {
+    let memory = memory();
+    let code = [0xab; 4096];
+    let kernel = load_kernel(file(&bzimage(&code)).path(), &memory).unwrap();
+    assert_eq!(kernel.entry, Entry::Linux64(GuestAddress(0x10_0200)));
+    assert_eq!(kernel.end, 0x120_0000);
+    assert_eq!(
+        (kernel.cmdline_limit, kernel.initrd_max),
+        (100, 0x7fff_ffff)
+    );
+    assert_eq!(
+        memory.read_obj::<u8>(GuestAddress(0x10_0fff)).unwrap(),
+        0xab
+    );
+}
+
+#[test]
+fn truncated_bzimage_is_refused_with_both_lengths() {
+    let mut image = bzimage(&[0; 4096]);
+    image.truncate(2000);
+    let text = message(&image);
+    assert!(
+        text.contains("truncated: 5120 bytes are needed, it has 2000"),
+        "{text}"
+    );
+}
+
+#[test]
+fn bzimage_cut_in_its_header_is_refused() {
+    let mut image = bzimage(&[]);
+    image.truncate(0x210);
+    assert!(matches!(load(&image), Err(KernelError::Truncated { .. })));
+}
+
+#[test]
+fn bzimage_of_an_old_protocol_is_refused_with_its_version() {
+    let mut image = bzimage(&[]);
+    put(&mut image, 0x206, &0x0209u16.to_le_bytes());
+    assert!(message(&image).contains("boot protocol 2.9:"));
+}
+
+#[test]
+fn bzimage_without_64_bit_entry_is_refused() {
+    let mut image = bzimage(&[]);
+    put(&mut image, 0x236, &[0]);
+    assert!(message(&image).contains("no 64-bit entry"));
+}
+
+#[test]
+fn kernel_larger_than_memory_is_refused_with_what_would_do() {
+    let mut image = bzimage(&[]);
+    put(&mut image, 0x260, &0x400_0000u32.to_le_bytes());
+    let text = message(&image);
+    assert!(
+        text.contains("64 MiB") && text.contains("at least 80M"),
+        "{text}"
+    );
+}
+
+#[test]
+fn elf_with_pvh_note_is_entered_by_pvh() {
+    let kernel = load(&aerostat_tiny_guest::hello_elf()).unwrap();
+    assert_eq!(
+        kernel.entry,
+        Entry::Pvh(GuestAddress(aerostat_tiny_guest::LOAD_ADDRESS))
+    );
+}
+
+#[test]
+fn elf_without_pvh_note_is_entered_at_its_64_bit_entry() {
+    let kernel = load(&aerostat_tiny_guest::script_elf()).unwrap();
+    assert_eq!(
+        kernel.entry,
+        Entry::Linux64(GuestAddress(aerostat_tiny_guest::LOAD_ADDRESS))
+    );
+}
+
+#[test]
+fn elf_cut_anywhere_is_refused_as_truncated_or_no_kernel() {
+    let image = aerostat_tiny_guest::hello_elf();
+    for length in 0..image.len() {
+        let refused = load(&image[..length]).unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                KernelError::Truncated { .. } | KernelError::NotAKernel { .. }
+            ),
+            "{length} bytes: {refused}"
+        );
+    }
+}
+
+#[test]
+fn elf_of_another_architecture_is_refused_by_name() {
+    let mut image = aerostat_tiny_guest::hello_elf();
+    put(&mut image, 18, &183u16.to_le_bytes());
+    assert!(message(&image).contains("ELF file for AArch64"));
+    put(&mut image, 18, &3u16.to_le_bytes());
+    put(&mut image, 4, &[1]);
+    assert!(message(&image).contains("ELF file for i386"));
+}
+
+#[test]
+fn elf_segment_past_memory_is_refused_with_what_would_do() {
+    let mut image = aerostat_tiny_guest::script_elf();
+    put(&mut image, 64 + 24, &0x1000_0000u64.to_le_bytes());
+    assert!(message(&image).contains("at least 257M"));
+}
+
+#[test]
+fn elf_segment_in_the_hole_or_under_1_mib_is_refused() {
+    for address in [0u64, 0xc000_0000, u64::MAX] {
+        let mut image = aerostat_tiny_guest::script_elf();
+        put(&mut image, 64 + 24, &address.to_le_bytes());
+        assert!(
+            matches!(load(&image), Err(KernelError::LoadAddress { .. })),
+            "{address:#x}"
+        );
+    }
+}
+
+#[test]
+fn elf_entered_outside_its_segments_is_refused() {
+    let mut image = aerostat_tiny_guest::script_elf();
+    put(&mut image, 24, &0x1234u64.to_le_bytes());
+    assert!(message(&image).contains("entry point is in none of its segments"));
+}
+
+#[test]
+fn other_files_are_refused_with_a_hint_where_there_is_one() {
+    assert!(message(b"").contains("the file is empty"));
+    assert!(message(b"#!/bin/sh\n").contains("is not a kernel"));
+    assert!(message(&[0x1f, 0x8b, 8, 0, 0]).contains("gzip"));
+    assert!(message(b"070701000").contains("--initrd"));
+}
+
+#[test]
+fn missing_file_and_directory_are_refused_with_the_reason() {
+    let missing = load_kernel(Path::new("/no/such/kernel"), &memory()).unwrap_err();
+    assert_eq!(missing.to_string(), "Cannot open kernel /no/such/kernel");
+    let directory = load_kernel(Path::new("/"), &memory()).unwrap_err();
+    assert!(matches!(directory, KernelError::Open { .. }));
+}
+
+#[test]
+fn command_line_is_taken_up_to_the_kernels_limit() {
+    let memory = memory();
+    let kernel = load(&bzimage(&[])).unwrap();
+    let write = |length| write_cmdline(&"x".repeat(length), &kernel, Path::new("k"), &memory);
+    assert!(write(100).is_ok());
+    let refused = write(101).unwrap_err().to_string();
+    assert!(
+        refused.contains("101 bytes") && refused.contains("takes 100"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn initrd_lies_at_the_end_of_memory() {
+    let memory = memory();
+    let kernel = load(&bzimage(&[])).unwrap();
+    let initrd = load_initrd(file(b"ramdisk").path(), &kernel, &memory).unwrap();
+    assert_eq!(
+        initrd,
+        Initrd {
+            start: GuestAddress((64 << 20) - 4096),
+            bytes: 7
+        }
+    );
+    let mut content = [0; 7];
+    memory.read_slice(&mut content, initrd.start).unwrap();
+    assert_eq!(&content, b"ramdisk");
+}
+
+#[test]
+fn initrd_that_does_not_fit_behind_the_kernel_is_refused() {
+    let kernel = load(&bzimage(&[])).unwrap();
+    let large = NamedTempFile::new().unwrap();
+    large.as_file().set_len(60 << 20).unwrap();
+    let refused = load_initrd(large.path(), &kernel, &memory())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.contains("Initrd") && refused.contains("at least 78M"),
+        "{refused}"
+    );
+}

@@ -1,0 +1,159 @@
+//! Guest memory: private anonymous mappings, one per side of the hole.
+
+use aerostat_devices::GuestMemory;
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
+
+use crate::layout;
+use crate::units::MemorySize;
+
+/// Guest memory cannot be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MemoryError {
+    /// The host refused the mapping.
+    #[error("This host cannot map {size} of guest memory: ask for less with --mem")]
+    Map {
+        /// What was asked for.
+        size: MemorySize,
+        /// The host's answer.
+        #[source]
+        source: vm_memory::mmap::FromRangesError,
+    },
+    /// More than the CPU can address.
+    #[error(
+        "{size} of guest memory is more than this host's {bits}-bit physical addresses reach: ask \
+         for less with --mem"
+    )]
+    Unreachable {
+        /// What was asked for.
+        size: MemorySize,
+        /// Physical address bits of a guest CPU.
+        bits: u8,
+    },
+}
+
+/// A range of RAM: where it starts and how many bytes it has.
+pub(crate) type Range = (GuestAddress, u64);
+
+/// RAM of `size`: below the hole, and above it if there is more.
+pub(crate) fn ranges(size: MemorySize) -> Vec<Range> {
+    let low = size.bytes().min(layout::HOLE_START);
+    let high = size.bytes() - low;
+    let mut ranges = vec![(GuestAddress(0), low)];
+    if high > 0 {
+        ranges.push((GuestAddress(layout::HIGH_RAM), high));
+    }
+    ranges
+}
+
+/// Maps guest memory. Nothing of it costs host memory before it is touched.
+///
+/// # Errors
+/// When the host cannot map so much, or a guest CPU with `address_bits` not address it.
+pub(crate) fn map(size: MemorySize, address_bits: u8) -> Result<GuestMemory, MemoryError> {
+    let ranges = ranges(size);
+    let end = ranges
+        .last()
+        .map_or(0, |(start, bytes)| start.0.saturating_add(*bytes));
+    let reach = 1u64.checked_shl(address_bits.into()).unwrap_or(u64::MAX);
+    let mapped: Option<Vec<_>> = ranges
+        .iter()
+        .map(|&(start, bytes)| Some((start, usize::try_from(bytes).ok()?)))
+        .collect();
+    match mapped {
+        Some(mapped) if end <= reach => {
+            GuestMemory::from_ranges(&mapped).map_err(|source| MemoryError::Map { size, source })
+        }
+        _ => Err(MemoryError::Unreachable {
+            size,
+            bits: address_bits,
+        }),
+    }
+}
+
+/// The memory map for the guest (E820 types): usable RAM and the BIOS area.
+pub(crate) fn e820(memory: &GuestMemory) -> Vec<E820Entry> {
+    let bios = layout::EXTENDED_START - layout::CONVENTIONAL_END;
+    let mut map = vec![
+        E820Entry {
+            start: 0,
+            bytes: layout::CONVENTIONAL_END,
+            kind: E820Kind::Ram,
+        },
+        E820Entry {
+            start: layout::CONVENTIONAL_END,
+            bytes: bios,
+            kind: E820Kind::Reserved,
+        },
+    ];
+    for region in memory.iter() {
+        let start = region.start_addr().0.max(layout::EXTENDED_START);
+        let end = region.start_addr().0 + region.len();
+        map.push(E820Entry {
+            start,
+            bytes: end - start,
+            kind: E820Kind::Ram,
+        });
+    }
+    map
+}
+
+/// One range of the memory map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct E820Entry {
+    pub(crate) start: u64,
+    pub(crate) bytes: u64,
+    pub(crate) kind: E820Kind,
+}
+
+/// What a range is for; the numbers are those of both boot protocols.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum E820Kind {
+    Ram = 1,
+    Reserved = 2,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ranges_of(size: &str) -> Vec<(u64, u64)> {
+        ranges(size.parse().unwrap())
+            .iter()
+            .map(|(start, bytes)| (start.0, *bytes))
+            .collect()
+    }
+
+    #[test]
+    fn memory_up_to_the_hole_is_one_range() {
+        assert_eq!(ranges_of("128M"), [(0, 128 << 20)]);
+        assert_eq!(ranges_of("3G"), [(0, 3 << 30)]);
+    }
+
+    #[test]
+    fn memory_past_the_hole_goes_on_at_4_gib() {
+        assert_eq!(ranges_of("3584M"), [(0, 3 << 30), (4 << 30, 512 << 20)]);
+        assert_eq!(ranges_of("8G"), [(0, 3 << 30), (4 << 30, 5 << 30)]);
+    }
+
+    #[test]
+    fn memory_beyond_the_address_bits_is_refused() {
+        let size = "64G".parse().unwrap();
+        assert!(matches!(
+            map(size, 36),
+            Err(MemoryError::Unreachable { bits: 36, .. })
+        ));
+    }
+
+    #[test]
+    fn memory_map_has_all_ram_but_the_bios_area() {
+        let memory = map("3584M".parse().unwrap(), 46).unwrap();
+        let ram: u64 = e820(&memory)
+            .iter()
+            .filter(|entry| entry.kind == E820Kind::Ram)
+            .map(|entry| entry.bytes)
+            .sum();
+        let bios = layout::EXTENDED_START - layout::CONVENTIONAL_END;
+        assert_eq!(ram, (3584 << 20) - bios);
+    }
+}

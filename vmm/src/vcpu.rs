@@ -1,0 +1,198 @@
+//! One step of a vCPU: into the guest, and what to do when it comes out.
+
+use std::fmt;
+
+use aerostat_devices::bus::Bus;
+use kvm_bindings::{kvm_regs, kvm_sregs};
+use kvm_ioctls::{VcpuExit, VcpuFd};
+
+/// The two address spaces in which a vCPU finds devices.
+#[derive(Debug, Default)]
+pub(crate) struct Buses {
+    pub(crate) ports: Bus,
+    pub(crate) mmio: Bus,
+}
+
+/// A vCPU cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum VcpuFailure {
+    /// The guest met a fault while it handled a fault while it handled a fault.
+    #[error("The guest triple-faulted\n{0}")]
+    TripleFault(RegisterDump),
+    /// KVM could not emulate an instruction, or met another case that it cannot handle.
+    #[error("KVM met an internal error (suberror {suberror}: {meaning})\n{registers}")]
+    Internal {
+        /// KVM_INTERNAL_ERROR_*.
+        suberror: u32,
+        /// Its meaning.
+        meaning: &'static str,
+        /// Where the guest was.
+        registers: RegisterDump,
+    },
+    /// The CPU refused to enter the guest.
+    #[error("The CPU refuses to enter the guest (hardware reason {reason:#x})\n{registers}")]
+    Entry {
+        /// The hardware's reason.
+        reason: u64,
+        /// Where the guest was.
+        registers: RegisterDump,
+    },
+    /// An exit that nothing here handles.
+    #[error("KVM left the guest for a reason that is not handled: {exit}\n{registers}")]
+    Unhandled {
+        /// The exit.
+        exit: String,
+        /// Where the guest was.
+        registers: RegisterDump,
+    },
+    /// KVM_RUN failed.
+    #[error("KVM cannot run the vCPU: {source}\n{registers}")]
+    Run {
+        /// The reason.
+        source: kvm_ioctls::Error,
+        /// Where the guest was.
+        registers: RegisterDump,
+    },
+}
+
+/// The registers of a vCPU, for a person to read.
+#[derive(Debug)]
+pub struct RegisterDump(Result<Box<(kvm_regs, kvm_sregs)>, kvm_ioctls::Error>);
+
+impl RegisterDump {
+    fn take(vcpu: &VcpuFd) -> Self {
+        let registers = || Ok(Box::new((vcpu.get_regs()?, vcpu.get_sregs()?)));
+        Self(registers())
+    }
+}
+
+impl fmt::Display for RegisterDump {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (r, s) = match &self.0 {
+            Ok(registers) => registers.as_ref(),
+            Err(error) => return write!(f, "  (registers cannot be read: {error})"),
+        };
+        let rows = [
+            [
+                ("rip", r.rip),
+                ("rsp", r.rsp),
+                ("rflags", r.rflags),
+                ("cr3", s.cr3),
+            ],
+            [
+                ("rax", r.rax),
+                ("rbx", r.rbx),
+                ("rcx", r.rcx),
+                ("rdx", r.rdx),
+            ],
+            [("rsi", r.rsi), ("rdi", r.rdi), ("rbp", r.rbp), ("r8", r.r8)],
+            [("r9", r.r9), ("r10", r.r10), ("r11", r.r11), ("r12", r.r12)],
+            [
+                ("r13", r.r13),
+                ("r14", r.r14),
+                ("r15", r.r15),
+                ("cr2", s.cr2),
+            ],
+            [
+                ("cr0", s.cr0),
+                ("cr4", s.cr4),
+                ("efer", s.efer),
+                ("cs", s.cs.selector.into()),
+            ],
+        ];
+        for (index, row) in rows.iter().enumerate() {
+            f.write_str(if index == 0 { " " } else { "\n " })?;
+            for (name, value) in row {
+                write!(f, " {name:>6} {value:016x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Runs the guest until it needs something, and gives it that.
+///
+/// # Errors
+/// When the guest cannot be entered again.
+pub(crate) fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), VcpuFailure> {
+    match vcpu.run() {
+        Ok(VcpuExit::IoIn(port, data)) => {
+            buses.ports.read(port.into(), data);
+            Ok(())
+        }
+        Ok(VcpuExit::IoOut(port, data)) => {
+            buses.ports.write(port.into(), data);
+            Ok(())
+        }
+        Ok(VcpuExit::MmioRead(address, data)) => {
+            buses.mmio.read(address, data);
+            Ok(())
+        }
+        Ok(VcpuExit::MmioWrite(address, data)) => {
+            buses.mmio.write(address, data);
+            Ok(())
+        }
+        Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Ok(()),
+        Ok(VcpuExit::Shutdown) => Err(VcpuFailure::TripleFault(RegisterDump::take(vcpu))),
+        Ok(VcpuExit::FailEntry(reason, _)) => Err(VcpuFailure::Entry {
+            reason,
+            registers: RegisterDump::take(vcpu),
+        }),
+        Ok(VcpuExit::InternalError) => Err(internal_error(vcpu)),
+        Ok(exit) => {
+            let exit = format!("{exit:?}");
+            Err(VcpuFailure::Unhandled {
+                exit,
+                registers: RegisterDump::take(vcpu),
+            })
+        }
+        // EINTR: somebody wants this thread. EAGAIN: the vCPU waits to be started.
+        Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => Ok(()),
+        Err(source) => Err(VcpuFailure::Run {
+            source,
+            registers: RegisterDump::take(vcpu),
+        }),
+    }
+}
+
+fn internal_error(vcpu: &mut VcpuFd) -> VcpuFailure {
+    // SAFETY: KVM fills this member of the union for the exit reason KVM_EXIT_INTERNAL_ERROR,
+    // which is why we are here.
+    let suberror = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.internal.suberror };
+    let meaning = match suberror {
+        1 => "an instruction could not be emulated",
+        2 => "a fault was met while another was delivered",
+        3 => "a fault was met while an interrupt was delivered",
+        4 => "an unexpected exit",
+        _ => "unknown",
+    };
+    VcpuFailure::Internal {
+        suberror,
+        meaning,
+        registers: RegisterDump::take(vcpu),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dump_names_every_general_register_once() {
+        let registers = Box::new((
+            kvm_regs {
+                rip: 0xabcd,
+                ..Default::default()
+            },
+            kvm_sregs::default(),
+        ));
+        let text = RegisterDump(Ok(registers)).to_string();
+        assert!(text.contains("rip 000000000000abcd"));
+        let names: Vec<_> = text.split_whitespace().step_by(2).collect();
+        for name in [
+            "rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp", "r8", "r15", "cr3",
+        ] {
+            assert_eq!(names.iter().filter(|n| **n == name).count(), 1, "{name}");
+        }
+    }
+}
