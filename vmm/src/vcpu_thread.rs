@@ -134,11 +134,10 @@ impl VcpuThread {
         drop(state);
         if request != Request::Run
             && let Some(thread) = &self.thread
+            && let Err(error) = thread.kill(kick_signal())
         {
-            if let Err(error) = thread.kill(kick_signal()) {
-                // A thread that has ended cannot be signalled, nor need it be.
-                log::debug!("vCPU {} is not signalled: {error}", self.index);
-            }
+            // A thread that has ended cannot be signalled, nor need it be.
+            log::debug!("vCPU {} is not signalled: {error}", self.index);
         }
     }
 
