@@ -1,0 +1,70 @@
+//! SIGTERM, SIGINT and SIGHUP as events of the loop: they end the machine in order.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use libc::{SFD_CLOEXEC, SFD_NONBLOCK, SIGHUP, SIGINT, SIGTERM};
+use vmm_sys_util::signal::{block_signal, create_sigset};
+
+use crate::machine::MachineHandle;
+
+const SIGNALS: [i32; 3] = [SIGTERM, SIGINT, SIGHUP];
+
+/// The signals, blocked in every thread that starts from now on, and to be read here.
+#[derive(Debug)]
+pub struct Signals(OwnedFd);
+
+impl Signals {
+    /// Takes the signals. Must run before the first thread starts.
+    ///
+    /// # Errors
+    /// When the process may have no further file descriptor.
+    pub fn take() -> io::Result<Self> {
+        for signal in SIGNALS {
+            // Being blocked already is what we want.
+            let _ = block_signal(signal);
+        }
+        let set = create_sigset(&SIGNALS).map_err(|e| io::Error::from_raw_os_error(e.errno()))?;
+        // SAFETY: `set` is an initialised signal set, and -1 asks for a new descriptor.
+        let fd = unsafe { libc::signalfd(-1, &raw const set, SFD_CLOEXEC | SFD_NONBLOCK) };
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: the descriptor was just made and belongs to nobody else.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
+
+    fn read(&self) -> bool {
+        let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+        rustix::io::read(&self.0, &mut info).is_ok_and(|length| length == info.len())
+    }
+}
+
+/// The subscriber that ends the machine.
+pub struct SignalEvents {
+    signals: Signals,
+    machine: MachineHandle,
+}
+
+impl SignalEvents {
+    /// Ends `machine` when one of the signals comes.
+    pub fn new(signals: Signals, machine: MachineHandle) -> Self {
+        Self { signals, machine }
+    }
+}
+
+impl MutEventSubscriber for SignalEvents {
+    fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
+        if self.signals.read() {
+            self.machine.quit_on_signal();
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps<'_>) {
+        let fd = self.signals.0.as_raw_fd();
+        if let Err(error) = ops.add(Events::new(&fd, EventSet::IN)) {
+            log::error!("Signals will not be heard: {error}");
+        }
+    }
+}
