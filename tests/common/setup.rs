@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use aerostat_tiny_guest::{Script, script_elf};
+
 use super::machine::Machine;
 use super::{Context, Error, Result, host};
 
@@ -72,16 +74,43 @@ impl LinuxFiles {
 pub struct Setup {
     binary: PathBuf,
     arguments: Vec<OsString>,
+    /// Options whose value is a file with this name and content.
+    files: Vec<(&'static str, &'static str, Vec<u8>)>,
 }
 
 impl Setup {
     /// A machine with `mem` of memory (as on the command line) and the kernel at `kernel`.
     pub fn new(binary: &Path, kernel: &Path, mem: &str) -> Self {
+        Self::without_kernel(binary, mem).argument("--kernel", kernel)
+    }
+
+    fn without_kernel(binary: &Path, mem: &str) -> Self {
         let setup = Self {
             binary: binary.to_owned(),
             arguments: Vec::new(),
+            files: Vec::new(),
         };
-        setup.argument("--kernel", kernel).argument("--mem", mem)
+        setup.argument("--mem", mem)
+    }
+
+    /// The bare-metal guest with 64 MiB that does what `script` says; it runs on any KVM.
+    ///
+    /// # Errors
+    ///
+    /// As [`binary_under_test`].
+    pub fn tiny(script: Script) -> Result<Self> {
+        let setup = Self::tiny_kernel(script_elf())?;
+        Ok(setup.file("--initrd", "script", script.into_initrd()))
+    }
+
+    /// A machine with 64 MiB and this content as its kernel.
+    ///
+    /// # Errors
+    ///
+    /// As [`binary_under_test`].
+    pub fn tiny_kernel(content: Vec<u8>) -> Result<Self> {
+        let setup = Self::without_kernel(&binary_under_test()?, "64M");
+        Ok(setup.file("--kernel", "kernel", content))
     }
 
     /// The stock Linux guest as a bzImage with its initial file system, and the binary under test.
@@ -114,6 +143,13 @@ impl Setup {
         self
     }
 
+    /// Adds an option whose value is a file that lives as long as the machine.
+    #[must_use]
+    pub fn file(mut self, option: &'static str, name: &'static str, content: Vec<u8>) -> Self {
+        self.files.push((option, name, content));
+        self
+    }
+
     /// Adds an option without a value.
     #[must_use]
     pub fn flag(mut self, name: &str) -> Self {
@@ -132,11 +168,16 @@ impl Setup {
     /// # Errors
     ///
     /// When the process cannot be started.
-    pub fn start(self) -> Result<Machine> {
+    pub fn start(mut self) -> Result<Machine> {
         let directory = tempfile::Builder::new()
             .prefix("aerostat-")
             .tempdir()
             .context("create a temporary directory")?;
+        for (option, name, content) in std::mem::take(&mut self.files) {
+            let path = directory.path().join(name);
+            std::fs::write(&path, content).context(format!("write {}", path.display()))?;
+            self = self.argument(option, path);
+        }
         let socket = directory.path().join("qmp.sock");
         let errors = directory.path().join("stderr");
         let stderr =
