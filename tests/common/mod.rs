@@ -14,6 +14,7 @@ pub mod machine;
 pub mod qmp;
 pub mod setup;
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -26,7 +27,7 @@ pub const TIME_FACTOR: &str = "AEROSTAT_TIME_FACTOR";
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What went wrong with a machine under test.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     /// The files that make a Linux guest are not there, or would not run here.
     #[error("Linux guests cannot run: {0}; run `cargo xtask test`, which provides what is missing")]
@@ -99,6 +100,20 @@ pub enum Error {
         /// The file.
         path: PathBuf,
     },
+}
+
+/// As for people, with all causes: `expect` prints this form, and a console log with escaped line
+/// ends cannot be read.
+impl fmt::Debug for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{self}")?;
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            write!(formatter, ": {cause}")?;
+            source = cause.source();
+        }
+        Ok(())
+    }
 }
 
 /// Adds to an I/O error what was tried.

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::sync::mpsc::{self, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,11 @@ const CPUS: u32 = 2;
 const CMDLINE: &str = "console=ttyS0 panic=-1 quiet mitigations=off";
 /// Lines of the console that go into an error.
 const ERROR_LINES: usize = 60;
+
+/// Time for the machine to power off after its job.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
+/// Time between two looks whether the machine has ended.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// What becomes of the outer machine's console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,17 +175,12 @@ impl Outer<'_> {
         // Kept where nothing else would, so that the channel lives as long as the machine.
         let _keep = (self.console == Console::Terminal).then_some(sender);
 
-        let deadline = Instant::now() + self.limit;
+        let mut deadline = Instant::now() + self.limit;
         let mut console = Vec::new();
         let mut finished = None;
         loop {
-            let failure = |reason: String| {
-                let text = String::from_utf8_lossy(&console);
-                let console = process::last_lines(&text, ERROR_LINES);
-                Error::Outer { reason, console }
-            };
             let remaining = deadline.saturating_duration_since(Instant::now());
-            match inputs.recv_timeout(remaining.min(Duration::from_secs(1))) {
+            match inputs.recv_timeout(remaining.min(PAUSE)) {
                 Ok(Input::Console(bytes)) => {
                     if self.console == Console::Stream {
                         let mut stdout = std::io::stdout().lock();
@@ -190,55 +190,57 @@ impl Outer<'_> {
                     console.extend_from_slice(&bytes);
                 }
                 Ok(Input::Message(line)) => match serde_json::from_str(&line) {
-                    Ok(Message::Done(outcome)) => finished = Some(outcome),
+                    Ok(Message::Done(outcome)) => {
+                        finished = Some(outcome);
+                        deadline = deadline.min(Instant::now() + SHUTDOWN_LIMIT);
+                    }
                     Ok(message) => on_message(message),
-                    Err(_) => return Err(failure(format!("it sent no message but {line:?}"))),
+                    Err(_) => return Err(failure(format!("it sent {line:?}"), &console)),
                 },
-                Err(RecvTimeoutError::Timeout) if remaining.is_zero() => {
+                Ok(Input::ConsoleClosed) => break,
+                Err(_) if has_ended(child)? => break,
+                Err(_) if remaining.is_zero() && finished.is_some() => break,
+                Err(_) if remaining.is_zero() => {
                     let limit = self.limit.as_secs();
-                    return Err(failure(format!("it did not end within {limit} s")));
+                    return Err(failure(
+                        format!("it did not end within {limit} s"),
+                        &console,
+                    ));
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Ok(Input::ConsoleClosed) | Err(RecvTimeoutError::Disconnected) => {}
+                Err(_) => {}
             }
-            let ended = child.try_wait().map_err(|source| Error::System {
-                action: "wait for the outer machine",
-                source,
-            })?;
-            if ended.is_some() && finished.is_none() {
-                // The last message may still be on its way.
-                finished = last_message(&inputs, &mut console);
-            }
-            match (finished.take(), ended) {
-                (Some(Ok(())), _) => return Ok(()),
-                (Some(Err(reason)), _) => return Err(Error::Check(reason)),
-                (None, Some(_)) if self.console == Console::Terminal => return Ok(()),
-                (None, Some(status)) => {
-                    let text = String::from_utf8_lossy(&console);
-                    return Err(Error::Outer {
-                        reason: format!("it ended ({status}) before its job did"),
-                        console: process::last_lines(&text, ERROR_LINES),
-                    });
-                }
-                (None, None) => {}
-            }
+        }
+        match finished.or_else(|| last_outcome(&inputs)) {
+            Some(outcome) => outcome.map_err(Error::Check),
+            // Its user may power it off.
+            None if self.console == Console::Terminal => Ok(()),
+            None => Err(failure("it ended before its job did".to_owned(), &console)),
         }
     }
 }
 
-fn last_message(
-    inputs: &mpsc::Receiver<Input>,
-    console: &mut Vec<u8>,
-) -> Option<std::result::Result<(), String>> {
-    while let Ok(input) = inputs.recv_timeout(Duration::from_secs(1)) {
-        match input {
-            Input::Console(bytes) => console.extend_from_slice(&bytes),
-            Input::Message(line) => {
-                if let Ok(Message::Done(outcome)) = serde_json::from_str(&line) {
-                    return Some(outcome);
-                }
-            }
-            Input::ConsoleClosed => {}
+fn failure(reason: String, console: &[u8]) -> Error {
+    let console = process::last_lines(&String::from_utf8_lossy(console), ERROR_LINES);
+    Error::Outer { reason, console }
+}
+
+fn has_ended(child: &mut Child) -> Result<bool> {
+    child
+        .try_wait()
+        .map(|status| status.is_some())
+        .map_err(|source| Error::System {
+            action: "wait for the outer machine",
+            source,
+        })
+}
+
+/// The outcome among the inputs that are still on their way after the machine ended.
+fn last_outcome(inputs: &mpsc::Receiver<Input>) -> Option<std::result::Result<(), String>> {
+    while let Ok(input) = inputs.recv_timeout(PAUSE) {
+        if let Input::Message(line) = input
+            && let Ok(Message::Done(outcome)) = serde_json::from_str(&line)
+        {
+            return Some(outcome);
         }
     }
     None

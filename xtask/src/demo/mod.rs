@@ -24,6 +24,8 @@ const OUTER_KERNEL: &str = "/linux/kernel";
 const OUTER_INITRAMFS: &str = "/linux/initramfs";
 /// Time for the whole demo in the outer machine, with much to spare.
 const OUTER_LIMIT: Duration = Duration::from_secs(900);
+/// Time that its user has for the outer machine.
+const USER_LIMIT: Duration = Duration::from_secs(24 * 3600);
 /// Least memory with which the guest boots and has something left to give.
 const LEAST_MIB: u64 = 256;
 
@@ -154,7 +156,11 @@ fn outer<'a>(
         ],
         directories: Vec::new(),
         console,
-        limit: OUTER_LIMIT,
+        limit: if console == Console::Terminal {
+            USER_LIMIT
+        } else {
+            OUTER_LIMIT
+        },
     }
 }
 
