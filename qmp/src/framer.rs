@@ -59,7 +59,12 @@ impl Framer {
                 *input = rest;
             }
             let outcome = match action {
-                Action::Skip => None,
+                Action::Skip => {
+                    if self.state == State::Start {
+                        *input = &input[lexer::white_space_len(input)..];
+                    }
+                    None
+                }
                 Action::Resume => {
                     self.state = State::Start;
                     None

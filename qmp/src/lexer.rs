@@ -92,6 +92,15 @@ pub fn plain_string_len(bytes: &[u8], quote: u8) -> usize {
         .unwrap_or(bytes.len())
 }
 
+/// How many bytes at the start of `bytes` are white space between tokens.
+pub fn white_space_len(bytes: &[u8]) -> usize {
+    let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\n');
+    bytes
+        .iter()
+        .position(|byte| !is_space(byte))
+        .unwrap_or(bytes.len())
+}
+
 /// The effect of `byte` in `state`.
 pub fn step(state: State, byte: u8) -> Action {
     use Action::{Continue, End, EndBefore, Error, Resume, Skip};

@@ -64,7 +64,7 @@ impl Received {
                         arguments = object;
                         Ok(())
                     }
-                    _ => Err("must be an object".to_owned()).map_err(|what| (name, what)),
+                    _ => Err((name, "must be an object".to_owned())),
                 },
                 _ => Err((name, "is unexpected".to_owned())),
             };
