@@ -214,7 +214,13 @@ impl Outer<'_> {
             Some(outcome) => outcome.map_err(Error::Check),
             // Its user may power it off.
             None if self.console == Console::Terminal => Ok(()),
-            None => Err(failure("it ended before its job did".to_owned(), &console)),
+            None => Err(failure(
+                match child.try_wait() {
+                    Ok(Some(status)) => format!("it ended ({status}) before its job did"),
+                    _ => "its console closed before its job ended".to_owned(),
+                },
+                &console,
+            )),
         }
     }
 }
