@@ -22,8 +22,8 @@ use crate::workspace::Workspace;
 const MEMORY_MIB: u32 = 3072;
 /// CPUs of the outer machine: one for the guest, one for its VMM.
 const CPUS: u32 = 2;
-/// Kernel command line: no messages but errors, no time for mitigations, end on a panic.
-const CMDLINE: &str = "console=ttyS0 panic=-1 quiet mitigations=off";
+/// Kernel command line: no messages but critical ones, no time for mitigations, end on a panic.
+const CMDLINE: &str = "console=ttyS0 panic=-1 loglevel=3 mitigations=off";
 /// Lines of the console that go into an error.
 const ERROR_LINES: usize = 60;
 

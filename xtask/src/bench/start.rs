@@ -70,15 +70,21 @@ fn round(vmm: &Vmm, kernel: &Path, socket: &Path) -> Result<Round> {
 fn wait(vmm: &Vmm, child: &mut Child, begun: Instant) -> Result<Round> {
     await_greeting(vmm, child)?;
     let first_byte = begun.elapsed();
-    // Closed pipes would end the machine early; this one stays open until the process is gone.
-    let mut rest = Vec::new();
-    if let Some(output) = &mut child.stdout {
-        output
-            .read_to_end(&mut rest)
-            .map_err(|source| Error::System {
-                action: "read the machine's serial port",
-                source,
-            })?;
+    // Its serial port is closed when the process ends, or as good as.
+    let deadline = begun + LIMIT;
+    let mut rest = [0; 64];
+    loop {
+        let remaining = deadline.saturating_duration_since(Instant::now());
+        if !readable_within(child, remaining)? {
+            return Err(Error::Check(format!(
+                "{} did not end within {} s of its guest's reset",
+                vmm.name(),
+                LIMIT.as_secs()
+            )));
+        }
+        if read(child, &mut rest)? == 0 {
+            break;
+        }
     }
     child.wait().map_err(|source| Error::System {
         action: "wait for the machine",
@@ -108,18 +114,21 @@ pub fn await_greeting(vmm: &Vmm, child: &mut Child) -> Result<()> {
         return Err(failure("showed no byte of its guest in time", child));
     }
     let mut byte = [0];
-    let count = match &mut child.stdout {
-        Some(output) => output.read(&mut byte).map_err(|source| Error::System {
-            action: "read the machine's serial port",
-            source,
-        })?,
-        None => 0,
-    };
-    match (count, byte) {
+    match (read(child, &mut byte)?, byte) {
         (1, [GREETING]) => Ok(()),
         (0, _) => Err(failure("ended before its guest's byte", child)),
         (_, [byte]) => Err(failure(&format!("showed byte {byte:#x} instead"), child)),
     }
+}
+
+fn read(child: &mut Child, buffer: &mut [u8]) -> Result<usize> {
+    let Some(output) = &mut child.stdout else {
+        return Ok(0);
+    };
+    output.read(buffer).map_err(|source| Error::System {
+        action: "read the machine's serial port",
+        source,
+    })
 }
 
 fn readable_within(child: &Child, limit: Duration) -> Result<bool> {
@@ -129,7 +138,7 @@ fn readable_within(child: &Child, limit: Duration) -> Result<bool> {
     };
     let limit = Timespec {
         tv_sec: limit.as_secs().cast_signed(),
-        tv_nsec: 0,
+        tv_nsec: limit.subsec_nanos().into(),
     };
     let ready = poll(&mut [PollFd::new(output, PollFlags::IN)], Some(&limit)).map_err(|error| {
         Error::System {

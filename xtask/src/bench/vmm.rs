@@ -69,6 +69,8 @@ impl Vmm {
                         "none",
                         "-no-reboot",
                     ])
+                    // The guest resets through the keyboard controller, which ours has too.
+                    .args(["-device", "i8042"])
                     .args(["-serial", "stdio", "-device", "virtio-balloon-device"])
                     .args([
                         "-qmp",
