@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::{Error, FileContext, Result};
+use crate::process;
 use crate::workspace::{self, Workspace};
 
 /// The file, at the root of the tree.
@@ -72,7 +73,19 @@ fn document(workspace: &Workspace) -> Result<String> {
         &workspace.root,
         &["--locked", "--filter-platform", PLATFORM],
     )?;
-    let dependencies = linked(&metadata)?;
+    let tree = process::output(workspace.cargo().args([
+        "tree",
+        "--locked",
+        "--package",
+        PACKAGE,
+        "--target",
+        PLATFORM,
+        "--prefix",
+        "none",
+        "--edges",
+        "normal,no-proc-macro",
+    ]))?;
+    let dependencies = linked(&tree, &metadata)?;
     let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for dependency in &dependencies {
         let label = format!("{} {}", dependency.name, dependency.version);
@@ -88,68 +101,29 @@ fn document(workspace: &Workspace) -> Result<String> {
 }
 
 /// The packages that are linked into the binary, without those of this workspace.
-fn linked(metadata: &Value) -> Result<BTreeSet<Dependency>> {
+///
+/// `cargo tree` says which they are: it knows the features with which the binary is built, where
+/// `cargo metadata` has those of the whole workspace. That one says where they are.
+fn linked(tree: &str, metadata: &Value) -> Result<BTreeSet<Dependency>> {
     let malformed = || Error::Check("`cargo metadata` has another form than expected".to_owned());
-    let list = |value: &Value| value.as_array().cloned().ok_or_else(malformed);
-    let packages = list(&metadata["packages"])?;
-    let nodes = list(&metadata["resolve"]["nodes"])?;
-    let root = packages
+    let names: BTreeSet<(&str, &str)> = tree.lines().filter_map(name_and_version).collect();
+    metadata["packages"]
+        .as_array()
+        .ok_or_else(malformed)?
         .iter()
-        .find(|package| package["name"] == PACKAGE)
-        .and_then(|package| package["id"].as_str())
-        .ok_or_else(malformed)?;
-
-    let mut reached = BTreeSet::new();
-    let mut open = vec![root.to_owned()];
-    while let Some(id) = open.pop() {
-        if !reached.insert(id.clone()) {
-            continue;
-        }
-        let node = nodes
-            .iter()
-            .find(|node| node["id"] == *id)
-            .ok_or_else(malformed)?;
-        for dependency in list(&node["deps"])?
-            .iter()
-            .filter(|dependency| is_normal(dependency))
-        {
-            let id = dependency["pkg"].as_str().ok_or_else(malformed)?;
-            let is_macro = packages
-                .iter()
-                .any(|package| package["id"] == id && is_macro(package));
-            // A macro runs in the compiler; none of it is in the binary.
-            if !is_macro {
-                open.push(id.to_owned());
-            }
-        }
-    }
-    packages
-        .iter()
-        .filter(|package| {
-            package["id"]
-                .as_str()
-                .is_some_and(|id| reached.contains(id))
-        })
         .filter(|package| !package["source"].is_null())
         .map(|package| dependency(package).ok_or_else(malformed))
+        .filter(|package| {
+            let known = |one: &Dependency| names.contains(&(&*one.name, &*one.version));
+            package.as_ref().map_or(true, known)
+        })
         .collect()
 }
 
-/// Whether a dependency is linked, by one of its kinds (null, "dev", "build").
-fn is_normal(dependency: &Value) -> bool {
-    let kinds = dependency["dep_kinds"].as_array();
-    kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind["kind"].is_null()))
-}
-
-fn is_macro(package: &Value) -> bool {
-    let targets = package["targets"].as_array();
-    targets.is_some_and(|targets| {
-        targets.iter().any(|target| {
-            target["kind"]
-                .as_array()
-                .is_some_and(|kinds| kinds.contains(&"proc-macro".into()))
-        })
-    })
+/// Name and version in a line as `libc v0.2.191 (*)`.
+fn name_and_version(line: &str) -> Option<(&str, &str)> {
+    let mut words = line.split_whitespace();
+    Some((words.next()?, words.next()?.strip_prefix('v')?))
 }
 
 fn dependency(package: &Value) -> Option<Dependency> {
@@ -229,42 +203,23 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn package(name: &str, source: &Value, kind: &str) -> Value {
+    fn package(name: &str, source: &Value) -> Value {
         json!({
-            "id": name, "name": name, "version": "1.0.0", "license": "MIT", "source": source,
-            "manifest_path": format!("/r/{name}/Cargo.toml"), "targets": [{ "kind": [kind] }],
+            "name": name, "version": "1.0.0", "license": "MIT", "source": source,
+            "manifest_path": format!("/r/{name}/Cargo.toml"),
         })
-    }
-
-    fn node(name: &str, dependencies: &[(&str, Value)]) -> Value {
-        let dependencies: Vec<Value> = dependencies
-            .iter()
-            .map(|(name, kind)| json!({ "pkg": name, "dep_kinds": [{ "kind": kind }] }))
-            .collect();
-        json!({ "id": name, "deps": dependencies })
     }
 
     #[test]
     fn only_linked_packages_of_others_count() {
-        let metadata = json!({
-            "packages": [
-                package("aerostat", &Value::Null, "bin"),
-                package("aerostat-vmm", &Value::Null, "lib"),
-                package("linked", &json!("registry"), "lib"),
-                package("derive", &json!("registry"), "proc-macro"),
-                package("tester", &json!("registry"), "lib"),
-            ],
-            "resolve": { "nodes": [
-                node("aerostat", &[("aerostat-vmm", Value::Null), ("tester", json!("dev"))]),
-                node("aerostat-vmm", &[("linked", Value::Null), ("derive", Value::Null)]),
-                node("linked", &[]), node("derive", &[]), node("tester", &[]),
-            ] },
-        });
-        let names: Vec<String> = linked(&metadata)
-            .unwrap()
-            .into_iter()
-            .map(|dependency| dependency.name)
-            .collect();
+        let tree = "aerostat v1.0.0 (/w)\nlinked v1.0.0\nlinked v1.0.0 (*)\n";
+        let metadata = json!({ "packages": [
+            package("aerostat", &Value::Null),
+            package("linked", &json!("registry")),
+            package("tester", &json!("registry")),
+        ] });
+        let linked = linked(tree, &metadata).unwrap();
+        let names: Vec<&str> = linked.iter().map(|package| package.name.as_str()).collect();
         assert_eq!(names, ["linked"]);
     }
 
