@@ -264,7 +264,11 @@ mod tests {
 
     #[test]
     fn wrong_arguments_are_answered_in_one_line_with_their_value() {
-        for arguments in [&["--mem", "12Q"][..], &["--frobnicate"], &["stray"]] {
+        for arguments in [
+            &["--cmdline", "x", "--cmdline"][..],
+            &["--frobnicate"],
+            &["stray"],
+        ] {
             let line = parse(arguments).unwrap_err();
             assert!(!line.contains('\n'));
             assert!(line.contains(arguments.last().unwrap()), "{line}");
