@@ -10,8 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{EventfdFlags, eventfd};
+use serde_json::Value;
 
-use crate::json::{self, Object, Value};
+use crate::json::{self, object};
 use crate::message::LINE_END;
 
 /// Something that happened to the machine.
@@ -77,13 +78,14 @@ impl Event {
         }
     }
 
-    fn data(&self) -> Option<Object> {
+    fn data(&self) -> Option<Value> {
         match *self {
             Self::Stop | Self::Resume => None,
             Self::Shutdown { guest, reason } => {
-                Some([("guest", guest.into()), ("reason", reason.name().into())].into())
+                let reason = reason.name();
+                Some(object([("guest", guest.into()), ("reason", reason.into())]))
             }
-            Self::BalloonChange { actual_bytes } => Some([("actual", actual_bytes.into())].into()),
+            Self::BalloonChange { actual_bytes } => Some(object([("actual", actual_bytes.into())])),
         }
     }
 }
@@ -113,19 +115,17 @@ impl TimedEvent {
 
     /// Appends the event's line to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let microseconds = u64::from(self.at.subsec_micros());
-        let timestamp: Value = [
+        let timestamp = object([
             ("seconds", self.at.as_secs().into()),
-            ("microseconds", microseconds.into()),
-        ]
-        .into();
+            ("microseconds", self.at.subsec_micros().into()),
+        ]);
         out.extend_from_slice(b"{\"timestamp\": ");
         json::write(&timestamp, out);
         out.extend_from_slice(b", \"event\": ");
         json::write_string(self.event.name(), out);
         if let Some(data) = self.event.data() {
             out.extend_from_slice(b", \"data\": ");
-            json::write(&data.into(), out);
+            json::write(&data, out);
         }
         out.push(b'}');
         out.extend_from_slice(LINE_END);

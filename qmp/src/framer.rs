@@ -5,7 +5,9 @@
 //! where a message ends, how it recovers from a fault, and that each lexical error costs exactly
 //! one reply. Pure: no I/O, any thread.
 
-use crate::json::{self, JsonError, Value};
+use serde_json::Value;
+
+use crate::json::{self, JsonError};
 use crate::lexer::{self, Action, State, TokenKind};
 
 /// How deep brackets may nest in one message.

@@ -4,8 +4,11 @@
 //! Every message out is one line that ends in CR LF. The order of the members is that of QEMU's
 //! hash table, fixed here for the envelopes.
 
+use serde_json::Value;
+
 use crate::backend::CommandError;
-use crate::json::{self, Object, Value};
+use crate::command::types::Arguments;
+use crate::json::{self, object};
 
 /// What ends each line the server sends. Some clients split at exactly these two bytes.
 pub const LINE_END: &[u8] = b"\r\n";
@@ -20,7 +23,7 @@ pub struct Request {
     /// The name of the command.
     pub command: String,
     /// The arguments; empty if the request has none.
-    pub arguments: Object,
+    pub arguments: Arguments,
     /// Sent with `exec-oob` instead of `execute`.
     pub out_of_band: bool,
 }
@@ -38,7 +41,7 @@ impl Received {
     /// Checks the structure of a request. `allow_oob` tells whether the client has enabled
     /// out-of-band execution; without it `exec-oob` is an unknown member.
     pub fn from_value(value: Value, allow_oob: bool) -> Self {
-        let Value::Object(object) = value else {
+        let Value::Object(members) = value else {
             let error = CommandError::generic("QMP input must be a JSON object");
             return Self {
                 id: None,
@@ -47,10 +50,10 @@ impl Received {
         };
         let mut id = None;
         let mut command: Option<(String, String)> = None;
-        let mut arguments = Object::default();
+        let mut arguments = Arguments::new();
         let mut fault = None;
         // In hash order, and the first fault stands. The walk goes on for the sake of the id.
-        for (name, value) in object {
+        for (name, value) in members {
             let checked = match name.as_str() {
                 "id" => {
                     id = Some(value);
@@ -60,8 +63,8 @@ impl Received {
                     check_command(name, value, &mut command)
                 }
                 "arguments" => match value {
-                    Value::Object(object) => {
-                        arguments = object;
+                    Value::Object(members) => {
+                        arguments = members;
                         Ok(())
                     }
                     _ => Err((name, "must be an object".to_owned())),
@@ -147,30 +150,25 @@ impl Reply {
 pub fn version() -> Value {
     let qemu = PROTOCOL_VERSION.map(|(name, number)| (name, number.into()));
     let package = concat!("aerostat ", env!("CARGO_PKG_VERSION"));
-    [("qemu", qemu.into()), ("package", package.into())].into()
+    object([("qemu", object(qemu)), ("package", package.into())])
 }
 
 /// Appends the greeting, which offers out-of-band execution, to `out`.
 pub fn write_greeting(out: &mut Vec<u8>) {
-    let capabilities = vec!["oob".into()].into();
-    let greeting = [("version", version()), ("capabilities", capabilities)];
-    json::write(&[("QMP", greeting.into())].into(), out);
+    let capabilities = vec!["oob"].into();
+    let greeting = object([("version", version()), ("capabilities", capabilities)]);
+    json::write(&object([("QMP", greeting)]), out);
     out.extend_from_slice(LINE_END);
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    fn received(members: Object, allow_oob: bool) -> Received {
-        Received::from_value(members.into(), allow_oob)
-    }
-
-    fn fault(members: Object, allow_oob: bool) -> String {
-        received(members, allow_oob)
-            .request
-            .unwrap_err()
-            .to_string()
+    fn fault(received: Received) -> String {
+        received.request.unwrap_err().to_string()
     }
 
     fn line(write: impl FnOnce(&mut Vec<u8>)) -> String {
@@ -181,34 +179,34 @@ mod tests {
 
     #[test]
     fn faults_are_reported_in_hash_order_and_keep_the_id() {
-        let members = [
+        let request = object([
             ("arguments", Value::Null),
-            ("id", 1_i64.into()),
+            ("id", 1.into()),
             ("execute", Value::Null),
-        ];
-        let received = received(members.into(), false);
-        assert_eq!(received.id, Some(Value::Int(1)));
+        ]);
+        let received = Received::from_value(request, false);
+        assert_eq!(received.id, Some(1.into()));
         assert_eq!(
-            received.request.unwrap_err().to_string(),
+            fault(received),
             "QMP input member 'execute' must be a string"
         );
     }
 
     #[test]
     fn exec_oob_is_a_member_only_when_enabled() {
-        let members = || Object::from([("exec-oob", "x".into())]);
+        let received = |allow_oob| Received::from_value(json!({"exec-oob": "x"}), allow_oob);
         assert_eq!(
-            fault(members(), false),
+            fault(received(false)),
             "QMP input member 'exec-oob' is unexpected"
         );
-        assert!(received(members(), true).request.unwrap().out_of_band);
+        assert!(received(true).request.unwrap().out_of_band);
     }
 
     #[test]
     fn execute_clashes_with_exec_oob() {
-        let members = [("execute", "x".into()), ("exec-oob", "x".into())];
+        let request = object([("execute", "x".into()), ("exec-oob", "x".into())]);
         assert_eq!(
-            fault(members.into(), true),
+            fault(Received::from_value(request, true)),
             "QMP input member 'execute' clashes with 'exec-oob'"
         );
     }
@@ -216,7 +214,7 @@ mod tests {
     #[test]
     fn envelopes_have_the_order_of_objects() {
         let id = Some(Value::from("x"));
-        let result = Ok(Object::default().into());
+        let result = Ok(json!({}));
         let reply = line(|out| {
             Reply {
                 id: id.clone(),
@@ -224,14 +222,14 @@ mod tests {
             }
             .write(out)
         });
-        let object = [("id", "x".into()), ("return", Object::default().into())];
-        assert_eq!(reply, line(|out| json::write(&object.into(), out)) + "\r\n");
+        let value = object([("id", "x".into()), ("return", json!({}))]);
+        assert_eq!(reply, line(|out| json::write(&value, out)) + "\r\n");
 
         let result = Err(CommandError::generic("d"));
         let reply = line(|out| Reply { id, result }.write(out));
-        let error = [("desc", "d".into()), ("class", "GenericError".into())];
-        let object = [("error", error.into()), ("id", "x".into())];
-        assert_eq!(reply, line(|out| json::write(&object.into(), out)) + "\r\n");
+        let error = object([("desc", "d".into()), ("class", "GenericError".into())]);
+        let value = object([("error", error), ("id", "x".into())]);
+        assert_eq!(reply, line(|out| json::write(&value, out)) + "\r\n");
     }
 
     #[test]

@@ -4,11 +4,13 @@
 //! The caller alternates [`Session::next_message`] and [`Session::execute`], one message at a
 //! time, so that what a command sets off can be told before its reply is sent.
 
+use serde_json::Value;
+
 use crate::backend::{Backend, CommandError};
-use crate::command::types::check_arguments;
+use crate::command::types::{Arguments, check_arguments};
 use crate::command::{self, Handler, NEGOTIATION_COMMAND};
 use crate::framer::Framer;
-use crate::json::{JsonError, Object, Value};
+use crate::json::{JsonError, object};
 use crate::message::{Received, Reply, Request};
 
 /// How far the negotiation has come.
@@ -124,14 +126,14 @@ impl Session {
             Handler::Quit(handler) => {
                 handler(machine);
                 *quit = true;
-                Ok(Object::default().into())
+                Ok(object([]))
             }
         }
     }
 
     /// `qmp_capabilities`. The only capability is `oob`, so a list that has passed the check of
     /// its type and is not empty asks for that.
-    fn negotiate(&mut self, arguments: &Object) -> Result<Value, CommandError> {
+    fn negotiate(&mut self, arguments: &Arguments) -> Result<Value, CommandError> {
         if self.is_negotiated() {
             return Err(CommandError::CommandNotFound(
                 "Capabilities negotiation is already complete, command ignored".to_owned(),
@@ -140,7 +142,7 @@ impl Session {
         let enable = arguments.get("enable");
         let oob = matches!(enable, Some(Value::Array(names)) if !names.is_empty());
         self.mode = Mode::Command { oob };
-        Ok(Object::default().into())
+        Ok(object([]))
     }
 }
 

@@ -5,10 +5,12 @@
 
 pub mod types;
 
+use serde_json::Value;
+
 use crate::backend::{Backend, CommandError, RunState};
-use crate::json::{Object, Value};
+use crate::json::object;
 use crate::message::version;
-use types::{Member, Type};
+use types::{Arguments, Member, Type};
 
 /// What a command does, by what it acts on.
 #[derive(Clone, Copy, Debug)]
@@ -16,7 +18,7 @@ pub enum Handler {
     /// `qmp_capabilities`, which changes the session it came in by.
     Negotiate,
     /// Acts on the machine or asks it.
-    Machine(fn(&mut dyn Backend, &Object) -> Result<Value, CommandError>),
+    Machine(fn(&mut dyn Backend, &Arguments) -> Result<Value, CommandError>),
     /// Acts on the machine, and no request is served after it.
     Quit(fn(&mut dyn Backend)),
 }
@@ -138,50 +140,48 @@ pub fn find(name: &str) -> Option<&'static Command> {
 }
 
 fn nothing() -> Value {
-    Object::default().into()
+    object([])
 }
 
-fn query_version(_: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+fn query_version(_: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
     Ok(version())
 }
 
-fn query_commands(_: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+fn query_commands(_: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
     let names = COMMANDS
         .iter()
-        .map(|command| [("name", command.name.into())].into());
-    Ok(Value::Array(names.collect()))
+        .map(|command| object([("name", command.name.into())]));
+    Ok(names.collect())
 }
 
-fn query_name(machine: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+fn query_name(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
     Ok(match machine.name() {
-        Some(name) => [("name", name.into())].into(),
+        Some(name) => object([("name", name.into())]),
         None => nothing(),
     })
 }
 
-fn query_kvm(machine: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+fn query_kvm(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
     let kvm = machine.kvm();
-    Ok([
+    Ok(object([
         ("enabled", kvm.enabled.into()),
         ("present", kvm.present.into()),
-    ]
-    .into())
+    ]))
 }
 
-fn query_status(machine: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+fn query_status(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
     let status = machine.status();
-    Ok([
+    Ok(object([
         ("running", status.is_running().into()),
         ("status", status.name().into()),
-    ]
-    .into())
+    ]))
 }
 
-fn stop(machine: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+fn stop(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
     machine.stop().map(|()| nothing())
 }
 
-fn cont(machine: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+fn cont(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
     machine.cont().map(|()| nothing())
 }
 
@@ -190,22 +190,18 @@ fn quit(machine: &mut dyn Backend) {
 }
 
 /// `value` is the size in bytes that the guest shall have left, not the size of the balloon.
-fn balloon(machine: &mut dyn Backend, arguments: &Object) -> Result<Value, CommandError> {
+fn balloon(machine: &mut dyn Backend, arguments: &Arguments) -> Result<Value, CommandError> {
     // A machine without a balloon says so whatever the value.
     machine.balloon_actual()?;
-    let guest_bytes = match arguments.get("value") {
-        Some(&Value::Int(value)) => u64::try_from(value).unwrap_or(0),
-        _ => 0,
-    };
-    if guest_bytes == 0 {
-        return Err(CommandError::generic("Parameter 'value' expects a size"));
+    match arguments.get("value").and_then(Value::as_u64) {
+        None | Some(0) => Err(CommandError::generic("Parameter 'value' expects a size")),
+        Some(guest_bytes) => machine.set_balloon(guest_bytes).map(|()| nothing()),
     }
-    machine.set_balloon(guest_bytes).map(|()| nothing())
 }
 
-fn query_balloon(machine: &mut dyn Backend, _: &Object) -> Result<Value, CommandError> {
+fn query_balloon(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
     let actual = machine.balloon_actual()?;
-    Ok([("actual", actual.into())].into())
+    Ok(object([("actual", actual.into())]))
 }
 
 #[cfg(test)]
@@ -229,7 +225,7 @@ mod tests {
             let Handler::Machine(handler) = command.handler else {
                 continue;
             };
-            let returned = handler(&mut Machine::default(), &Object::default()).unwrap();
+            let returned = handler(&mut Machine::default(), &Arguments::new()).unwrap();
             assert_eq!(types::check(&command.returns, "return", &returned), Ok(()));
         }
     }
@@ -240,7 +236,7 @@ mod tests {
             balloon: false,
             ..Machine::default()
         };
-        let arguments = Object::from([("value", 0_i64.into())]);
+        let arguments = Arguments::from_iter([("value".to_owned(), 0.into())]);
         assert_eq!(
             balloon(&mut machine, &arguments),
             Err(CommandError::no_balloon())
@@ -251,7 +247,7 @@ mod tests {
     fn balloon_of_no_size_changes_nothing() {
         let mut machine = Machine::default();
         for value in [0, -1, i64::MIN] {
-            let arguments = Object::from([("value", value.into())]);
+            let arguments = Arguments::from_iter([("value".to_owned(), value.into())]);
             let error = balloon(&mut machine, &arguments).unwrap_err();
             assert_eq!(error.to_string(), "Parameter 'value' expects a size");
         }

@@ -3,8 +3,12 @@
 //! Order and texts are those of QEMU's input visitor: members in the order of their declaration,
 //! then what is left over; nested names are dotted, list elements are `name[0]`.
 
+use serde_json::{Map, Value};
+
 use crate::backend::CommandError;
-use crate::json::{Object, Value};
+
+/// The arguments of a request, by name.
+pub type Arguments = Map<String, Value>;
 
 /// The type of a value.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +63,7 @@ impl Member {
 /// # Errors
 ///
 /// The first fault, in QEMU's words.
-pub fn check_arguments(members: &[Member], arguments: &Object) -> Result<(), CommandError> {
+pub fn check_arguments(members: &[Member], arguments: &Arguments) -> Result<(), CommandError> {
     check_members(members, None, arguments)
 }
 
@@ -70,9 +74,8 @@ pub fn check_arguments(members: &[Member], arguments: &Object) -> Result<(), Com
 /// The first fault, in QEMU's words.
 pub fn check(ty: &Type, path: &str, value: &Value) -> Result<(), CommandError> {
     match (ty, value) {
-        (Type::Int, Value::Int(_))
-        | (Type::Bool, Value::Bool(_))
-        | (Type::Str, Value::String(_)) => Ok(()),
+        (Type::Int, Value::Number(number)) if number.is_i64() => Ok(()),
+        (Type::Bool, Value::Bool(_)) | (Type::Str, Value::String(_)) => Ok(()),
         (Type::Enum(names), Value::String(name)) => {
             if names.contains(&name.as_str()) {
                 return Ok(());
@@ -100,7 +103,7 @@ pub fn check(ty: &Type, path: &str, value: &Value) -> Result<(), CommandError> {
 fn check_members(
     members: &[Member],
     path: Option<&str>,
-    object: &Object,
+    object: &Map<String, Value>,
 ) -> Result<(), CommandError> {
     let full = |name: &str| path.map_or(name.to_owned(), |path| format!("{path}.{name}"));
     for member in members {
@@ -114,8 +117,8 @@ fn check_members(
         }
     }
     let known = |key: &str| members.iter().any(|member| member.name == key);
-    match object.iter().find(|(key, _)| !known(key)) {
-        Some((key, _)) => {
+    match object.keys().find(|key| !known(key)) {
+        Some(key) => {
             let fault = format!("Parameter '{}' is unexpected", full(key));
             Err(CommandError::Generic(fault))
         }
@@ -136,6 +139,8 @@ fn expected(ty: &Type) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     const MEMBERS: &[Member] = &[
@@ -147,34 +152,33 @@ mod tests {
         Member::optional("list", Type::Array(&Type::Enum(&["a", "b"]))),
     ];
 
-    fn fault<const N: usize>(arguments: [(&str, Value); N]) -> String {
-        check_arguments(MEMBERS, &arguments.into())
-            .unwrap_err()
-            .to_string()
+    fn checked(arguments: &Value) -> Result<(), CommandError> {
+        check_arguments(MEMBERS, arguments.as_object().unwrap())
+    }
+
+    fn fault(arguments: &Value) -> String {
+        checked(arguments).unwrap_err().to_string()
     }
 
     #[test]
     fn absent_optional_members_are_fine() {
-        assert_eq!(
-            check_arguments(MEMBERS, &[("first", 1_i64.into())].into()),
-            Ok(())
-        );
+        assert_eq!(checked(&json!({"first": 1})), Ok(()));
     }
 
     #[test]
     fn missing_member_wins_over_an_unknown_one() {
-        assert_eq!(fault([("x", Value::Null)]), "Parameter 'first' is missing");
+        assert_eq!(fault(&json!({"x": null})), "Parameter 'first' is missing");
         assert_eq!(
-            fault([("first", 1_i64.into()), ("x", Value::Null)]),
+            fault(&json!({"first": 1, "x": null})),
             "Parameter 'x' is unexpected"
         );
     }
 
     #[test]
     fn double_and_large_unsigned_are_no_integers() {
-        for value in [Value::Double(1.0), Value::Uint(1 << 63), Value::Null] {
+        for value in [json!(1.0), json!(1_u64 << 63), Value::Null] {
             assert_eq!(
-                fault([("first", value)]),
+                fault(&json!({"first": value})),
                 "Invalid parameter type for 'first', expected: integer"
             );
         }
@@ -182,19 +186,16 @@ mod tests {
 
     #[test]
     fn nested_names_are_dotted_and_indexed() {
-        let nested = [("inner", Value::Null)].into();
         assert_eq!(
-            fault([("first", 1_i64.into()), ("second", nested)]),
+            fault(&json!({"first": 1, "second": {"inner": null}})),
             "Invalid parameter type for 'second.inner', expected: boolean"
         );
-        let list = vec!["a".into(), Value::Null].into();
         assert_eq!(
-            fault([("first", 1_i64.into()), ("list", list)]),
+            fault(&json!({"first": 1, "list": ["a", null]})),
             "Invalid parameter type for 'list[1]', expected: string"
         );
-        let list = vec!["c".into()].into();
         assert_eq!(
-            fault([("first", 1_i64.into()), ("list", list)]),
+            fault(&json!({"first": 1, "list": ["c"]})),
             "Parameter 'null' does not accept value 'c'"
         );
     }

@@ -106,6 +106,32 @@ fn nesting_limit_strikes_on_the_opener_past_it() {
 }
 
 #[test]
+fn deepest_object_allowed_is_read_written_and_dropped() {
+    let deepest = "{\"a\": ".repeat(1024) + "1" + &"}".repeat(1024);
+    assert_eq!(lex(&deepest), [deepest]);
+}
+
+#[test]
+fn number_too_large_becomes_the_largest_double() {
+    let digits = "9".repeat(400);
+    assert_eq!(
+        lex(format!("[1e999,-1e999,{digits}]")),
+        ["[1.7976931348623157e+308, -1.7976931348623157e+308, 1.7976931348623157e+308]"]
+    );
+}
+
+#[test]
+fn duplicate_key_is_the_earlier_fault_of_two() {
+    let error = "JSON parse error, duplicate key";
+    assert_eq!(lex(r#"{"a": 1, "a": 2, 3: 4}"#), [error]);
+    assert_eq!(lex(r#"{"a": 1, "a": 2, "b": [}]"#), [error]);
+    assert_eq!(
+        lex(r#"{"a": 1, "a": [x]}"#),
+        ["JSON parse error, invalid keyword 'x'"]
+    );
+}
+
+#[test]
 fn token_count_limit_strikes_on_the_token_past_it() {
     let exact = "[".to_owned() + &"1,".repeat(MAX_TOKENS / 2 - 1) + "1";
     let mut framer = Framer::default();

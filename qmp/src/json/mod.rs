@@ -1,17 +1,18 @@
-//! QEMU's dialect of JSON: values, the parser behind the framer, the writer of replies.
+//! QEMU's dialect of JSON: the parser behind the framer, and the writer of replies.
 //!
-//! The dialect differs from RFC 8259 where a general JSON crate cannot follow: single quotes,
-//! the error texts that clients match, duplicate keys refused, C0 80 for U+0000, members kept in
-//! the order of QEMU's hash table and 1024 levels of nesting. Pure: no I/O, any thread.
+//! Values are those of [`serde_json`]. Its reader and its writer cannot follow the dialect: single
+//! quotes, the error texts that clients match, duplicate keys refused, C0 80 for U+0000 and 1024
+//! levels of nesting; separators with a space, pure ASCII and doubles with 17 digits. The members
+//! of each object stand in the order of QEMU's hash table. Pure: no I/O, any thread.
 
+mod object;
 mod parser;
 mod utf8;
-mod value;
 mod writer;
 
+pub use object::object;
 pub use parser::parse;
 pub use utf8::{decode, decode_lossy};
-pub use value::{Object, Value};
 pub use writer::write;
 pub(crate) use writer::write_string;
 

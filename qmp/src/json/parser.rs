@@ -1,11 +1,15 @@
 //! The parser: from the tokens of one message to a value, with QEMU's error for each fault.
 //!
-//! The first fault wins. Nesting is bounded by the framer ([`crate::framer::MAX_NESTING`]), so
-//! recursion is bounded too.
+//! The first fault wins. Nesting costs no stack: the containers that are open stand in a list,
+//! which the framer keeps short ([`crate::framer::MAX_NESTING`]).
 
+use std::mem::take;
+
+use serde_json::{Map, Value};
+
+use super::JsonError;
+use super::object::from_text;
 use super::utf8::{character, decode, decode_lossy};
-use super::value::ObjectBuilder;
-use super::{JsonError, Value};
 use crate::framer::Token;
 use crate::lexer::TokenKind;
 
@@ -15,107 +19,147 @@ use crate::lexer::TokenKind;
 ///
 /// The first fault in the message.
 pub fn parse(tokens: &[Token], text: &[u8]) -> Result<Value, JsonError> {
-    Parser {
-        tokens: tokens.iter(),
+    let mut tokens = Tokens {
+        left: tokens.iter(),
         text,
         start: 0,
-    }
-    .value()
+    };
+    let mut open = Vec::new();
+    read(&mut tokens, &mut open).map_err(|fault| {
+        // Duplicate keys show when an object ends. In one that has not, they came before `fault`.
+        let mut duplicates = open.into_iter().filter_map(|container| match container {
+            Container::Array(_) => None,
+            Container::Object { members, .. } => from_text(members).err(),
+        });
+        duplicates.next().unwrap_or(fault)
+    })
 }
 
-struct Parser<'a> {
-    tokens: std::slice::Iter<'a, Token>,
+/// Reads one value. `open` gets the containers whose end is not reached, the innermost last.
+fn read(tokens: &mut Tokens, open: &mut Vec<Container>) -> Result<Value, JsonError> {
+    'next: loop {
+        let (kind, bytes) = tokens.pop()?;
+        let mut value = match kind {
+            TokenKind::LeftBrace if tokens.pop_if(TokenKind::RightBrace) => Map::new().into(),
+            TokenKind::LeftBrace => {
+                let (members, key) = (Vec::new(), None);
+                open.push(Container::Object { members, key });
+                continue;
+            }
+            TokenKind::LeftBracket if tokens.pop_if(TokenKind::RightBracket) => {
+                Value::Array(Vec::new())
+            }
+            TokenKind::LeftBracket => {
+                open.push(Container::Array(Vec::new()));
+                continue;
+            }
+            TokenKind::String => Value::String(string(bytes)?),
+            TokenKind::Integer => integer(bytes),
+            TokenKind::Float => float(bytes),
+            TokenKind::Keyword => keyword(bytes)?,
+            TokenKind::RightBrace
+            | TokenKind::RightBracket
+            | TokenKind::Comma
+            | TokenKind::Colon => return Err(JsonError::ExpectingValue),
+        };
+        // The last value of a container completes that too.
+        while let Some(container) = open.last_mut() {
+            let Some(complete) = container.add(value, tokens)? else {
+                continue 'next;
+            };
+            value = complete;
+            open.pop();
+        }
+        return Ok(value);
+    }
+}
+
+/// An array or object that is being read.
+enum Container {
+    Array(Vec<Value>),
+    Object {
+        members: Vec<(String, Value)>,
+        /// The key of the member whose value is next.
+        key: Option<String>,
+    },
+}
+
+impl Container {
+    /// Adds a value and takes the token behind it. The container as a value if that ends it.
+    fn add(&mut self, value: Value, tokens: &mut Tokens) -> Result<Option<Value>, JsonError> {
+        match self {
+            Self::Array(elements) => {
+                elements.push(value);
+                match tokens.pop()?.0 {
+                    TokenKind::Comma => Ok(None),
+                    TokenKind::RightBracket => Ok(Some(take(elements).into())),
+                    _ => Err(JsonError::SeparatorInList),
+                }
+            }
+            Self::Object { members, key } => {
+                let Some(name) = key.take() else {
+                    *key = Some(member_key(value, tokens)?);
+                    return Ok(None);
+                };
+                members.push((name, value));
+                match tokens.pop()?.0 {
+                    TokenKind::Comma => Ok(None),
+                    TokenKind::RightBrace => Ok(Some(from_text(take(members))?)),
+                    _ => Err(JsonError::SeparatorInDict),
+                }
+            }
+        }
+    }
+}
+
+/// The key that `value` is, once the colon behind it is taken.
+fn member_key(value: Value, tokens: &mut Tokens) -> Result<String, JsonError> {
+    let Value::String(key) = value else {
+        return Err(JsonError::KeyNotString);
+    };
+    match tokens.pop()?.0 {
+        TokenKind::Colon => Ok(key),
+        _ => Err(JsonError::MissingColon),
+    }
+}
+
+/// The tokens that are left.
+struct Tokens<'a> {
+    left: std::slice::Iter<'a, Token>,
     text: &'a [u8],
     /// Where in `text` the next token starts.
     start: usize,
 }
 
-impl<'a> Parser<'a> {
-    fn peek(&self) -> Result<TokenKind, JsonError> {
-        let token = self.tokens.as_slice().first();
-        token.map(|token| token.kind).ok_or(JsonError::PrematureEnd)
-    }
-
+impl<'a> Tokens<'a> {
     fn pop(&mut self) -> Result<(TokenKind, &'a [u8]), JsonError> {
-        let token = self.tokens.next().ok_or(JsonError::PrematureEnd)?;
+        let token = self.left.next().ok_or(JsonError::PrematureEnd)?;
         let bytes = self.text.get(self.start..token.end).unwrap_or_default();
         self.start = token.end;
         Ok((token.kind, bytes))
     }
 
-    fn value(&mut self) -> Result<Value, JsonError> {
-        let (kind, bytes) = self.pop()?;
-        match kind {
-            TokenKind::LeftBrace => self.object(),
-            TokenKind::LeftBracket => self.array(),
-            TokenKind::String => string(bytes).map(Value::String),
-            TokenKind::Integer => Ok(integer(bytes)),
-            TokenKind::Float => Ok(float(bytes)),
-            TokenKind::Keyword => keyword(bytes),
-            TokenKind::RightBrace
-            | TokenKind::RightBracket
-            | TokenKind::Comma
-            | TokenKind::Colon => Err(JsonError::ExpectingValue),
-        }
-    }
-
-    /// The rest of an object, its `{` already taken.
-    fn object(&mut self) -> Result<Value, JsonError> {
-        let mut object = ObjectBuilder::default();
-        if self.peek()? != TokenKind::RightBrace {
-            self.pair(&mut object)?;
-            while self.peek()? != TokenKind::RightBrace {
-                if self.pop()?.0 != TokenKind::Comma {
-                    return Err(JsonError::SeparatorInDict);
-                }
-                self.pair(&mut object)?;
-            }
-        }
-        self.pop()?;
-        Ok(object.finish().into())
-    }
-
-    fn pair(&mut self, object: &mut ObjectBuilder) -> Result<(), JsonError> {
-        let Value::String(key) = self.value()? else {
-            return Err(JsonError::KeyNotString);
-        };
-        if self.pop()?.0 != TokenKind::Colon {
-            return Err(JsonError::MissingColon);
-        }
-        let value = self.value()?;
-        object
-            .insert(key, value)
-            .map_err(|_| JsonError::DuplicateKey)
-    }
-
-    /// The rest of an array, its `[` already taken.
-    fn array(&mut self) -> Result<Value, JsonError> {
-        let mut elements = Vec::new();
-        if self.peek()? != TokenKind::RightBracket {
-            elements.push(self.value()?);
-            while self.peek()? != TokenKind::RightBracket {
-                if self.pop()?.0 != TokenKind::Comma {
-                    return Err(JsonError::SeparatorInList);
-                }
-                elements.push(self.value()?);
-            }
-        }
-        self.pop()?;
-        Ok(elements.into())
+    /// Takes the next token if it is of this kind.
+    fn pop_if(&mut self, kind: TokenKind) -> bool {
+        let next = self.left.as_slice().first();
+        next.is_some_and(|next| next.kind == kind) && self.pop().is_ok()
     }
 }
 
 /// An integer becomes the first of i64, u64 and double that holds it.
 fn integer(bytes: &[u8]) -> Value {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
-    let int = text.parse().map(Value::Int);
-    int.or_else(|_| text.parse().map(Value::Uint))
+    let int = text.parse::<i64>().map(Value::from);
+    int.or_else(|_| text.parse::<u64>().map(Value::from))
         .unwrap_or_else(|_| float(bytes))
 }
 
+/// QEMU reads a number that overflows as an infinity and prints that as `inf`, which is not JSON.
+/// Deliberately different here: the largest double of that sign stands for it.
 fn float(bytes: &[u8]) -> Value {
     let text = std::str::from_utf8(bytes).unwrap_or_default();
-    Value::Double(text.parse().unwrap_or_default())
+    let number: f64 = text.parse().unwrap_or_default();
+    number.clamp(f64::MIN, f64::MAX).into()
 }
 
 fn keyword(bytes: &[u8]) -> Result<Value, JsonError> {

@@ -1,0 +1,99 @@
+//! Objects whose members stand in the order of QEMU's hash table.
+//!
+//! QEMU keeps the members of an object in 512 buckets and walks them in bucket order, the last
+//! inserted first within one bucket. Replies, the `id` that is echoed and the order of the checks
+//! on a request all show that order. A [`serde_json::Map`] keeps the order of insertion (feature
+//! `preserve_order`), so its members are inserted in hash order.
+
+use serde_json::{Map, Value};
+
+use super::JsonError;
+
+/// An object with these members, put in hash order.
+///
+/// ```
+/// use aerostat_qmp::json::object;
+/// let version = object([("major", 10.into()), ("minor", 0.into())]);
+/// let keys: Vec<_> = version.as_object().unwrap().keys().collect();
+/// assert_eq!(keys, ["minor", "major"]);
+/// ```
+pub fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
+    let mut members = members.map(|(key, value)| (key.to_owned(), value));
+    sort(&mut members);
+    Map::from_iter(members).into()
+}
+
+/// An object of the members of a text, in the order of the text.
+///
+/// # Errors
+///
+/// [`JsonError::DuplicateKey`].
+pub(super) fn from_text(mut members: Vec<(String, Value)>) -> Result<Value, JsonError> {
+    sort(&mut members);
+    let mut object = Map::with_capacity(members.len());
+    for (key, value) in members {
+        if object.insert(key, value).is_some() {
+            return Err(JsonError::DuplicateKey);
+        }
+    }
+    Ok(object.into())
+}
+
+/// Puts members in hash order that are in the order of their insertion.
+fn sort(members: &mut [(String, Value)]) {
+    // Reversed first: the sort is stable, and in one bucket the last inserted leads.
+    members.reverse();
+    members.sort_by_cached_key(|(key, _)| bucket(key));
+}
+
+/// The bucket of `key` in QEMU's object hash table (512 buckets).
+fn bucket(key: &str) -> u32 {
+    // U+0000 is C0 80 in QEMU's strings, and counts so.
+    let zeros = key.bytes().filter(|&byte| byte == 0).count();
+    let len = u32::try_from(key.len() + zeros).unwrap_or(u32::MAX);
+    let mut sum = 0x238F_13AF_u32.wrapping_mul(len);
+    let mut shift = 0;
+    let mut add = |byte: u8| {
+        sum = sum.wrapping_add(u32::from(byte) << shift);
+        shift = (shift + 5) % 24;
+    };
+    for byte in key.bytes() {
+        match byte {
+            0 => [0xC0, 0x80].into_iter().for_each(&mut add),
+            _ => add(byte),
+        }
+    }
+    sum.wrapping_mul(1_103_515_243).wrapping_add(12_345) % 512
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn known_members_fall_in_the_buckets_of_qemu() {
+        let buckets = ["exec-oob", "execute", "arguments", "id"].map(bucket);
+        assert_eq!(buckets, [162, 299, 447, 486]);
+    }
+
+    #[test]
+    fn one_bucket_holds_the_last_inserted_first() {
+        let [first, second] = ["minor", "micro"];
+        assert_eq!(bucket(first), bucket(second));
+
+        let object = object([(first, Value::Null), (second, Value::Null)]);
+
+        let keys: Vec<_> = object.as_object().unwrap().keys().collect();
+        assert_eq!(keys, [second, first]);
+    }
+
+    #[test]
+    fn duplicate_is_found_among_few_and_many() {
+        for count in [2, 17, 1000] {
+            let keys = || (0..count).map(|key| (key.to_string(), Value::Null));
+            assert!(from_text(keys().collect()).is_ok());
+            let again = keys().chain(keys().skip(1).take(1)).collect();
+            assert_eq!(from_text(again), Err(JsonError::DuplicateKey));
+        }
+    }
+}
