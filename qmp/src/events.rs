@@ -45,6 +45,8 @@ pub enum ShutdownReason {
     HostQmpQuit,
     /// A signal that asks for the end.
     HostSignal,
+    /// The user of the console.
+    HostUi,
     /// The guest has switched off.
     GuestShutdown,
     /// The guest has asked for a reset, which ends this machine.
@@ -60,6 +62,7 @@ impl ShutdownReason {
             Self::HostError => "host-error",
             Self::HostQmpQuit => "host-qmp-quit",
             Self::HostSignal => "host-signal",
+            Self::HostUi => "host-ui",
             Self::GuestShutdown => "guest-shutdown",
             Self::GuestReset => "guest-reset",
             Self::GuestPanic => "guest-panic",
