@@ -41,6 +41,11 @@ impl Throttle {
         Some(event)
     }
 
+    /// The event that is held back, to be sent before its time since there will be no other.
+    pub fn flush(&mut self) -> Option<TimedEvent> {
+        self.kept.take()
+    }
+
     /// When [`Throttle::expire`] is to be called, if at all.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -89,6 +94,18 @@ mod tests {
         throttle.offer(change(2), start);
         throttle.expire(start + 3 * INTERVAL);
         assert_eq!(throttle.deadline(), Some(start + 4 * INTERVAL));
+    }
+
+    #[test]
+    fn flush_gives_the_event_held_back_once() {
+        let mut throttle = Throttle::default();
+        let start = Instant::now();
+        let [first, second] = [1, 2].map(change);
+        throttle.offer(first, start);
+        assert_eq!(throttle.flush(), None);
+        throttle.offer(second, start);
+        assert_eq!(throttle.flush(), Some(second));
+        assert_eq!(throttle.expire(start + INTERVAL), None);
     }
 
     #[test]

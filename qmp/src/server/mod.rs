@@ -87,10 +87,13 @@ impl<B: Backend> Server<B> {
     }
 
     /// Delivers the events and replies that wait, for at most `limit`, and closes all connections.
-    /// To be called once, when the event loop has ended.
+    /// An event that the throttle holds back goes out as the last. To be called once, when the event loop has ended.
     pub fn finish(&mut self, limit: Duration) {
         self.serving = false;
         self.deliver_events();
+        if let Some(event) = self.throttle.flush() {
+            self.broadcast(&event);
+        }
         let end = Instant::now() + limit;
         loop {
             self.clients.values_mut().for_each(|client| {

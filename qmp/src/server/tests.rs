@@ -224,6 +224,28 @@ fn nothing_is_served_after_quit_and_all_clients_see_the_end() {
 }
 
 #[test]
+fn balloon_change_held_back_is_sent_at_the_end() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.negotiated();
+    for actual_bytes in [1, 2, 3] {
+        fixture.events.send(Event::BalloonChange { actual_bytes });
+        fixture.settle();
+    }
+    assert!(
+        fixture
+            .receive(&mut client)
+            .ends_with("{\"actual\": 1}}\r\n")
+    );
+
+    fixture.server().finish(Duration::from_secs(1));
+
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest.lines().count(), 1);
+    assert!(rest.ends_with("{\"actual\": 3}}\r\n"), "{rest}");
+}
+
+#[test]
 fn client_that_leaves_after_quit_does_not_spin_the_loop() {
     let mut fixture = Fixture::new();
     let mut quitter = fixture.negotiated();
