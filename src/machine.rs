@@ -58,7 +58,7 @@ impl MachineHandle {
 
     /// Ends the machine at the user's wish.
     pub fn quit_from_console(&self) {
-        self.end(false, ShutdownReason::HostSignal, Ending::InOrder);
+        self.end(false, ShutdownReason::HostUi, Ending::InOrder);
     }
 
     /// Ends the machine because of a signal.
