@@ -42,23 +42,13 @@ const GREET: [u8; 7] = [0x66, 0xba, 0xf8, 0x03, 0xb0, b'!', 0xee];
 const HALT: [u8; 4] = [0xfa, 0xf4, 0xeb, 0xfd];
 
 /// A guest that writes one `!` to the serial port at 0x3f8, then resets the machine through the
-/// keyboard controller (0xfe to port 0x64) and, where there is none, by a triple fault. It has a
-/// PVH note, and its code is valid in 32-bit and 64-bit mode, so that every VMM with either entry
-/// can start it.
+/// keyboard controller (0xfe to port 0x64). It has a PVH note, and its code is valid in 32-bit
+/// and 64-bit mode, so that every VMM with either entry can start it.
 #[must_use]
 pub fn hello_elf() -> Vec<u8> {
     // mov al, 0xfe; out 0x64, al
     let reset = [0xb0, 0xfe, 0xe6, 0x64];
-    // mov eax, table; lidt [eax]; int3
-    let fault =
-        |table: u32| [&[0xb8][..], &table.to_le_bytes(), &[0x0f, 0x01, 0x18, 0xcc]].concat();
-    let length = GREET.len() + reset.len() + fault(0).len() + HALT.len();
-    let table = u32::try_from(LOAD_ADDRESS + length as u64).expect("the guest is below 4 GiB");
-    let no_table = [0; 10];
-    elf::kernel(
-        &[&GREET[..], &reset, &fault(table), &HALT, &no_table].concat(),
-        Some(LOAD_ADDRESS),
-    )
+    elf::kernel(&[&GREET[..], &reset, &HALT].concat(), Some(LOAD_ADDRESS))
 }
 
 /// As [`hello_elf`], but the guest halts for ever after its greeting.
