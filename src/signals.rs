@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use libc::{SFD_CLOEXEC, SFD_NONBLOCK, SIGHUP, SIGINT, SIGTERM};
+use libc::{SFD_CLOEXEC, SFD_NONBLOCK, SIGHUP, SIGINT, SIGTERM, SIGTTIN};
 use vmm_sys_util::signal::{block_signal, create_sigset};
 
 use crate::machine::MachineHandle;
@@ -21,7 +21,8 @@ impl Signals {
     /// # Errors
     /// When the process may have no further file descriptor.
     pub fn take() -> io::Result<Self> {
-        for signal in SIGNALS {
+        // A background job that reads its terminal is to get an error, not to be stopped.
+        for signal in SIGNALS.into_iter().chain([SIGTTIN]) {
             // Being blocked already is what we want.
             let _ = block_signal(signal);
         }

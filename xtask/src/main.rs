@@ -19,6 +19,7 @@ mod kernel;
 mod licenses;
 mod outer;
 mod packages;
+mod pinned;
 mod process;
 mod report;
 mod workspace;

@@ -15,6 +15,7 @@ use crate::error::{Error, FileContext, Result};
 use crate::initramfs;
 use crate::job::{JOB_FILE, Job, Message};
 use crate::kernel::Kernel;
+use crate::pinned;
 use crate::process;
 use crate::workspace::Workspace;
 
@@ -23,12 +24,16 @@ const MEMORY_MIB: u32 = 3072;
 /// CPU of the outer machine: all that TCG emulates, with SVM. Four levels of page tables are enough
 /// for its memory and, nested, quicker to walk than five.
 const CPU: &str = "max,+svm,-la57";
-/// CPUs of the outer machine. With two, and threads of QEMU that were kept waiting by other work,
-/// guests of the emulated SVM now and then met a triple fault that no hardware would have raised.
+/// CPUs of the outer machine. QEMU up to 10.0 clears a virtual interrupt, at each exit of a guest of
+/// its emulated SVM, with a plain read and write of the word in which other threads set interrupts.
+/// With threads on several CPUs of this machine guests hung or triple-faulted now and then, and the
+/// outer machine itself fell silent. So it has one CPU, and QEMU's threads share one as well.
 const CPUS: u32 = 1;
-/// Kernel command line: no messages but critical ones, no time for mitigations, end on a panic. An
-/// emulated CPU that was kept waiting makes Linux distrust its TSC, and with it KVM's clocks.
-const CMDLINE: &str = "console=ttyS0 panic=-1 loglevel=3 mitigations=off tsc=reliable";
+/// Kernel command line: no messages but critical ones, no time for mitigations, end on a panic. A
+/// clock that ticks anyhow makes up for an interrupt that is lost all the same, and an emulated
+/// TSC that was kept waiting is not to be distrusted, since KVM's clocks follow it.
+const CMDLINE: &str = "console=ttyS0 panic=-1 loglevel=3 mitigations=off tsc=reliable nohz=off \
+                       highres=off";
 /// Lines of the console that go into an error.
 const ERROR_LINES: usize = 60;
 
@@ -95,10 +100,7 @@ impl Outer<'_> {
         let listener = UnixListener::bind(&socket).file("listen on", &socket)?;
 
         let mut command = self.command(&archive, &socket);
-        let mut child = command.spawn().map_err(|source| Error::Start {
-            command: process::describe(&command),
-            source,
-        })?;
+        let mut child = pinned::spawn(&mut command)?;
         let outcome = self.follow(&mut child, listener, &mut on_message);
         // An error means that it has ended already.
         let _ = child.kill();
@@ -131,7 +133,7 @@ impl Outer<'_> {
     fn command(&self, archive: &Path, socket: &Path) -> Command {
         let mut command = Command::new("qemu-system-x86_64");
         command
-            .args(["-accel", "tcg,thread=multi", "-cpu", CPU])
+            .args(["-accel", "tcg", "-cpu", CPU])
             .args(["-smp", &CPUS.to_string(), "-m", &MEMORY_MIB.to_string()])
             .args([
                 "-nic",
