@@ -4,6 +4,9 @@ use serde_json::json;
 
 use crate::error::{Error, Result};
 
+/// What programs know the peer by.
+const PEER: &str = "qemu";
+
 /// One figure, ours and the peer's where there is one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
@@ -26,7 +29,8 @@ impl Figure {
     }
 }
 
-/// An array of objects.
+/// An array of objects: `peer` is the peer's name, `peer_value` its figure, and both are `null`
+/// where there is no peer.
 ///
 /// # Errors
 ///
@@ -37,7 +41,8 @@ pub fn json(figures: &[Figure]) -> Result<String> {
         .map(|figure| {
             json!({
                 "name": figure.name, "value": figure.value, "unit": figure.unit,
-                "peer": figure.peer, "ratio": figure.ratio(),
+                "peer": figure.peer.map(|_| PEER), "peer_value": figure.peer,
+                "ratio": figure.ratio(),
             })
         })
         .collect();
@@ -96,6 +101,10 @@ mod tests {
     fn json_has_the_ratio_to_the_peer() {
         let value: serde_json::Value = serde_json::from_str(&json(&[FIGURE]).unwrap()).unwrap();
         assert_eq!(value[0]["ratio"], 0.25);
+        assert_eq!(
+            (&value[0]["peer"], &value[0]["peer_value"]),
+            (&"qemu".into(), &8.0.into())
+        );
     }
 
     #[test]
