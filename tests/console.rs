@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use aerostat_tiny_guest::{Script, script_elf};
 use common::qmp::Client;
+use common::scaled;
 use common::setup::binary_under_test;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -58,7 +59,7 @@ struct Running(Child);
 
 impl Running {
     fn wait(&mut self) -> Option<i32> {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + scaled(LIMIT);
         while Instant::now() < deadline {
             if let Some(status) = self.0.try_wait().expect("wait") {
                 return status.code();

@@ -66,10 +66,9 @@ fn guest_that_resets_by_acpi_ends_the_process_with_0() {
 fn triple_fault_ends_the_process_with_1_and_the_registers() {
     let (status, stderr) = end_of(Script::new().triple_fault());
     assert_eq!(status.code(), Some(1));
-    assert!(
-        stderr.contains("triple-faulted") && stderr.contains("rip 0000000000100"),
-        "{stderr}"
-    );
+    // On AMD CPUs the registers at the fault are gone; then that is said.
+    let shown = stderr.contains("rip 0000000000100") || stderr.contains("KVM has reset");
+    assert!(stderr.contains("triple-faulted") && shown, "{stderr}");
 }
 
 #[test]

@@ -59,6 +59,10 @@ pub enum VcpuFailure {
 #[derive(Debug)]
 pub struct RegisterDump(Result<Box<(kvm_regs, kvm_sregs)>, kvm_ioctls::Error>);
 
+/// Code segment and instruction pointer after a reset. AMD's SVM leaves a vCPU undefined after a
+/// triple fault, so KVM resets it before it tells.
+const RESET_VECTOR: (u16, u64) = (0xf000, 0xfff0);
+
 impl RegisterDump {
     fn take(vcpu: &VcpuFd) -> Self {
         let registers = || Ok(Box::new((vcpu.get_regs()?, vcpu.get_sregs()?)));
@@ -105,6 +109,11 @@ impl fmt::Display for RegisterDump {
             for (name, value) in row {
                 write!(f, " {name:>6} {value:016x}")?;
             }
+        }
+        if (s.cs.selector, r.rip) == RESET_VECTOR {
+            f.write_str(
+                "\n  KVM has reset this vCPU already: the registers at the fault are lost",
+            )?;
         }
         Ok(())
     }
@@ -176,6 +185,18 @@ fn internal_error(vcpu: &mut VcpuFd) -> VcpuFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn dump_of_a_reset_vcpu_says_so() {
+        let mut sregs = kvm_sregs::default();
+        (sregs.cs.selector, _) = RESET_VECTOR;
+        let regs = kvm_regs {
+            rip: RESET_VECTOR.1,
+            ..Default::default()
+        };
+        let text = RegisterDump(Ok(Box::new((regs, sregs)))).to_string();
+        assert!(text.contains("KVM has reset this vCPU already"), "{text}");
+    }
 
     #[test]
     fn dump_names_every_general_register_once() {
