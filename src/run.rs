@@ -101,7 +101,7 @@ pub fn run(cli: &Cli) -> Result<(), RunError> {
 
     let _raw_mode = match (&cli.serial, serial, output.clone()) {
         (SerialArgument::Stdio, Some(serial), Some(output)) => {
-            let raw_mode = RawMode::enter().map_err(RunError::Terminal)?;
+            let raw_mode = RawMode::enter(rustix::stdio::stdin()).map_err(RunError::Terminal)?;
             event_loop.add(ConsoleInput::new(serial, output, machine.clone()));
             Some(raw_mode)
         }

@@ -4,29 +4,29 @@
 //! at once and unechoed.
 
 use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::Mutex;
 
 use rustix::process::getpgrp;
-use rustix::stdio::stdin;
 use rustix::termios::{
     InputModes, LocalModes, OptionalActions, SpecialCodeIndex, Termios, isatty, tcgetattr,
     tcgetpgrp, tcsetattr,
 };
 
-/// The terminal's settings before raw mode, until they are restored.
-static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
+/// The terminal and its settings before raw mode, until they are restored.
+static SAVED: Mutex<Option<(OwnedFd, Termios)>> = Mutex::new(None);
 
 /// Raw mode, for as long as this lives. A panic ends it too.
 #[derive(Debug)]
 pub struct RawMode(());
 
 impl RawMode {
-    /// Switches the terminal on standard input, if there is one and it is ours, to raw mode.
+    /// Switches `terminal`, if it is one and it is ours, to raw mode. There is one raw terminal in
+    /// a process.
     ///
     /// # Errors
     /// When the terminal refuses.
-    pub fn enter() -> io::Result<Self> {
-        let terminal = stdin();
+    pub fn enter(terminal: BorrowedFd<'_>) -> io::Result<Self> {
         // A background job that changes the terminal is stopped, and has no say in it anyway.
         if !isatty(terminal) || tcgetpgrp(terminal).is_ok_and(|group| group != getpgrp()) {
             return Ok(Self(()));
@@ -50,7 +50,7 @@ impl RawMode {
         raw.special_codes[SpecialCodeIndex::VTIME] = 0;
         restore_on_panic();
         if let Ok(mut slot) = SAVED.lock() {
-            *slot = Some(saved);
+            *slot = Some((terminal.try_clone_to_owned()?, saved));
         }
         tcsetattr(terminal, OptionalActions::Now, &raw)?;
         Ok(Self(()))
@@ -65,9 +65,9 @@ impl Drop for RawMode {
 
 fn restore() {
     if let Ok(mut slot) = SAVED.lock()
-        && let Some(saved) = slot.take()
+        && let Some((terminal, saved)) = slot.take()
     {
-        let _ = tcsetattr(stdin(), OptionalActions::Now, &saved);
+        let _ = tcsetattr(terminal, OptionalActions::Now, &saved);
     }
 }
 
@@ -78,4 +78,34 @@ fn restore_on_panic() {
         restore();
         report(info);
     }));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsFd;
+    use std::panic::catch_unwind;
+
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    use super::*;
+
+    #[test]
+    fn panic_restores_the_terminal() {
+        let person = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&person).unwrap();
+        unlockpt(&person).unwrap();
+        let name = ptsname(&person, Vec::new()).unwrap().into_string().unwrap();
+        let terminal = File::options().read(true).write(true).open(name).unwrap();
+        let modes = || tcgetattr(&terminal).unwrap().local_modes;
+        let before = modes();
+        let raw_mode = RawMode::enter(terminal.as_fd()).unwrap();
+        assert!(!modes().contains(LocalModes::ECHO));
+
+        let outcome = catch_unwind(|| panic!("as it may happen on any thread"));
+
+        assert!(outcome.is_err());
+        assert_eq!(modes(), before);
+        drop(raw_mode);
+    }
 }
