@@ -24,10 +24,10 @@ const MEMORY_MIB: u32 = 3072;
 /// CPU of the outer machine: all that TCG emulates, with SVM. Four levels of page tables are enough
 /// for its memory and, nested, quicker to walk than five.
 const CPU: &str = "max,+svm,-la57";
-/// CPUs of the outer machine. QEMU up to 10.0 clears a virtual interrupt, at each exit of a guest of
-/// its emulated SVM, with a plain read and write of the word in which other threads set interrupts.
-/// With threads on several CPUs of this machine guests hung or triple-faulted now and then, and the
-/// outer machine itself fell silent. So it has one CPU, and QEMU's threads share one as well.
+/// CPUs of the outer machine. With two, and QEMU's threads on several CPUs of this machine, guests
+/// hung or triple-faulted now and then, and once the outer machine itself fell silent. The cause is
+/// not proven; suspected is QEMU's emulated SVM, which clears a pending interrupt with a plain read
+/// and write beside threads that set others. With one CPU each it has not been seen.
 const CPUS: u32 = 1;
 /// Kernel command line: no messages but critical ones, no time for mitigations, end on a panic. A
 /// clock that ticks anyhow makes up for an interrupt that is lost all the same, and an emulated
