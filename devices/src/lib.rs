@@ -8,8 +8,10 @@
 
 pub mod balloon;
 pub mod bus;
+pub mod debug_exit;
 pub mod interrupt;
 pub mod power;
+pub mod pvpanic;
 pub mod serial;
 pub mod virtio;
 
@@ -18,7 +20,7 @@ mod memory;
 #[cfg(test)]
 mod test_driver;
 
-pub use memory::{PAGE_SIZE, PageRelease, Pfn};
+pub use memory::{PAGE_SIZE, PageRelease, Pfn, release_all};
 
 /// Guest memory as every device sees it.
 pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;

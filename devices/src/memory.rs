@@ -72,6 +72,21 @@ pub(crate) fn release_run(memory: &GuestMemory, first: Pfn, count: u64) -> PageR
     result
 }
 
+/// Releases all of guest memory, as a reset of the machine does.
+pub fn release_all(memory: &GuestMemory) -> PageRelease {
+    let mut result = PageRelease::default();
+    for region in memory.iter() {
+        let pages = region.len() / PAGE_SIZE;
+        result.calls += 1;
+        if discard(memory, region.start_addr(), region.len()) {
+            result.released_pages += pages;
+        } else {
+            result.refused_pages += pages;
+        }
+    }
+    result
+}
+
 /// Drops the contents of a range inside one region; whether the host did so.
 fn discard(memory: &GuestMemory, start: GuestAddress, bytes: u64) -> bool {
     let Ok(length) = usize::try_from(bytes) else {
@@ -104,6 +119,18 @@ mod tests {
         let region = 16 * usize::try_from(PAGE_SIZE).unwrap();
         let second = Pfn(32).address();
         GuestMemory::from_ranges(&[(GuestAddress(0), region), (second, region)]).unwrap()
+    }
+
+    #[test]
+    fn all_memory_is_released_with_a_call_a_region() {
+        let memory = memory();
+        for pfn in [Pfn(0), Pfn(15), Pfn(32), Pfn(47)] {
+            memory.write_obj(1u64, pfn.address()).unwrap();
+        }
+        let release = release_all(&memory);
+        assert_eq!((release.released_pages, release.calls), (32, 2));
+        let left = [Pfn(0), Pfn(15), Pfn(32), Pfn(47)].map(|pfn| written(&memory, pfn));
+        assert_eq!(left, [false; 4]);
     }
 
     fn written(memory: &GuestMemory, pfn: Pfn) -> bool {

@@ -1,12 +1,15 @@
-//! The registers by which a guest ends or restarts its machine.
+//! The registers by which a guest ends or restarts its machine, and the button by which it is
+//! asked to.
 //!
-//! ACPI 6.5 §4.8.3.6 (reset register) and §4.8.3.7 (sleep control and status of hardware-reduced
-//! ACPI), and the reset line of the PC keyboard controller.
+//! ACPI 6.5 §4.8.3.6 (reset register), §4.8.3.7 (sleep control and status of hardware-reduced
+//! ACPI) and §4.8.2.2.1.2 (control method power button), and the reset line of the PC keyboard
+//! controller.
 
 use std::fmt;
 use std::sync::Arc;
 
 use crate::bus::BusDevice;
+use crate::interrupt::InterruptLine;
 
 /// What the guest asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +114,24 @@ impl BusDevice for KeyboardReset {
         if offset == COMMAND_OFFSET && data == [PULSE_RESET_LINE] {
             (self.0)(PowerRequest::Reset);
         }
+    }
+}
+
+/// The power button: an interrupt of the Generic Event Device (ACPI 6.5 §5.6.9), which the DSDT
+/// turns into a notification of the button.
+#[derive(Debug)]
+pub struct PowerButton(InterruptLine);
+
+impl PowerButton {
+    /// A button at the end of this line.
+    #[must_use]
+    pub fn new(line: InterruptLine) -> Self {
+        Self(line)
+    }
+
+    /// Presses it. What follows is up to the guest; one that does not listen yet never knows.
+    pub fn press(&self) {
+        self.0.raise();
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_superio::Serial;
 use vm_superio::serial::SerialEvents;
@@ -32,9 +32,12 @@ impl SerialEvents for InputWanted {
     }
 }
 
+type Uart = Serial<InterruptLine, InputWanted, SerialOutput>;
+
 /// The serial port.
 pub struct SerialPort {
-    uart: Mutex<Serial<InterruptLine, InputWanted, SerialOutput>>,
+    uart: Mutex<Uart>,
+    interrupt: InterruptLine,
     input_wanted: Arc<EventFd>,
 }
 
@@ -55,8 +58,26 @@ impl SerialPort {
     pub fn new(interrupt: InterruptLine, output: SerialOutput) -> io::Result<Self> {
         let input_wanted = Arc::new(EventFd::new(EFD_NONBLOCK)?);
         let events = InputWanted(input_wanted.clone());
-        let uart = Mutex::new(Serial::with_events(interrupt, events, output));
-        Ok(Self { uart, input_wanted })
+        let uart = Serial::with_events(interrupt.clone(), events, output);
+        Ok(Self {
+            uart: Mutex::new(uart),
+            interrupt,
+            input_wanted,
+        })
+    }
+
+    /// Back to the state at power-on. Input that the guest has not read is lost.
+    pub fn reset(&self) {
+        let mut uart = self.lock();
+        let events = InputWanted(self.input_wanted.clone());
+        let fresh = Serial::with_events(self.interrupt.clone(), events, Box::new(io::sink()) as _);
+        let output = std::mem::replace(&mut *uart, fresh).into_writer();
+        *uart.writer_mut() = output;
+        let _ = self.input_wanted.write(1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Uart> {
+        self.uart.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Becomes readable when the guest may take input that it did not take before.
@@ -67,8 +88,7 @@ impl SerialPort {
 
     /// Gives input to the guest; returns how many bytes it took (0 while its FIFO is full).
     pub fn receive(&self, input: &[u8]) -> usize {
-        let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
-        uart.enqueue_raw_bytes(input).unwrap_or(0)
+        self.lock().enqueue_raw_bytes(input).unwrap_or(0)
     }
 }
 
@@ -76,15 +96,13 @@ impl BusDevice for SerialPort {
     fn read(&self, offset: u64, data: &mut [u8]) {
         data.fill(0xff);
         if let ([value], Ok(offset)) = (data, u8::try_from(offset)) {
-            let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
-            *value = uart.read(offset);
+            *value = self.lock().read(offset);
         }
     }
 
     fn write(&self, offset: u64, data: &[u8]) {
         if let (&[value], Ok(register)) = (data, u8::try_from(offset)) {
-            let mut uart = self.uart.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(error) = uart.write(register, value) {
+            if let Err(error) = self.lock().write(register, value) {
                 log::debug!("Serial port: {error}");
             }
             // In loopback mode no input is taken: leaving it is a reason to try again.
@@ -138,6 +156,20 @@ mod tests {
         (0..64).for_each(|_| port.read(0, &mut byte));
         assert_eq!(port.input_wanted().read().unwrap(), 1);
         assert_eq!(port.receive(&[7; 36]), 36);
+    }
+
+    #[test]
+    fn reset_drops_input_and_settings_and_keeps_the_writer() {
+        let (port, output) = port();
+        port.write(7, b"s");
+        port.receive(b"old");
+        port.reset();
+        let mut scratch = [1];
+        port.read(7, &mut scratch);
+        assert_eq!(scratch, [0]);
+        assert_eq!(port.receive(&[7; 100]), 64);
+        port.write(0, b"x");
+        assert_eq!(output.try_recv(), Ok(b'x'));
     }
 
     #[test]
