@@ -1,19 +1,18 @@
-//! Events, and the queue that brings them from any thread to the server on the control thread.
+//! Events: what they say and how they are written, and the queue ([`channel`]) that brings them
+//! from any thread to the server on the control thread.
 //!
 //! QMP specification, "Asynchronous events". A timestamp is the wall clock at the creation of the
 //! event, however long it is held back afterwards.
 
-use std::collections::VecDeque;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod queue;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::event::{EventfdFlags, eventfd};
 use serde_json::Value;
 
 use crate::json::{self, object};
 use crate::message::LINE_END;
+pub use queue::{EventReceiver, EventSender, channel};
 
 /// Something that happened to the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,44 +22,56 @@ pub enum Event {
     /// The virtual CPUs run again.
     Resume,
     /// The machine ends.
-    Shutdown {
-        /// Whether the guest asked for it.
-        guest: bool,
-        /// What it comes from.
-        reason: ShutdownReason,
+    Shutdown(ShutdownCause),
+    /// The machine has been reset.
+    Reset(ShutdownCause),
+    /// The guest has been asked to switch itself off.
+    Powerdown,
+    /// The guest has told of a panic.
+    GuestPanicked {
+        /// What becomes of the machine.
+        action: PanicAction,
     },
-    /// The guest has told a new size of its balloon. Sent to clients at most once a second.
+    /// The guest has told of a panic that its own crash kernel deals with.
+    GuestCrashloaded {
+        /// What becomes of the machine.
+        action: PanicAction,
+    },
+    /// The guest has told a new size of its balloon.
     BalloonChange {
         /// How many bytes the guest has: RAM minus what it says is in the balloon.
         actual_bytes: u64,
     },
 }
 
-/// Why a machine ends.
+/// Why a machine ends or is reset (QEMU's `ShutdownCause`, those that a machine here can meet).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ShutdownReason {
+pub enum ShutdownCause {
     /// An error on the host's side, such as a failed `KVM_RUN`.
     HostError,
     /// The command `quit`.
     HostQmpQuit,
+    /// The command `system_reset`.
+    HostQmpSystemReset,
     /// A signal that asks for the end.
     HostSignal,
     /// The user of the console.
     HostUi,
     /// The guest has switched off.
     GuestShutdown,
-    /// The guest has asked for a reset, which ends this machine.
+    /// The guest has asked for a reset.
     GuestReset,
     /// The guest has told of a panic.
     GuestPanic,
 }
 
-impl ShutdownReason {
+impl ShutdownCause {
     /// The name in the protocol.
     pub fn name(self) -> &'static str {
         match self {
             Self::HostError => "host-error",
             Self::HostQmpQuit => "host-qmp-quit",
+            Self::HostQmpSystemReset => "host-qmp-system-reset",
             Self::HostSignal => "host-signal",
             Self::HostUi => "host-ui",
             Self::GuestShutdown => "guest-shutdown",
@@ -68,6 +79,58 @@ impl ShutdownReason {
             Self::GuestPanic => "guest-panic",
         }
     }
+
+    /// Whether the guest is the cause.
+    pub fn is_guest(self) -> bool {
+        match self {
+            Self::HostError
+            | Self::HostQmpQuit
+            | Self::HostQmpSystemReset
+            | Self::HostSignal
+            | Self::HostUi => false,
+            Self::GuestShutdown | Self::GuestReset | Self::GuestPanic => true,
+        }
+    }
+}
+
+/// What becomes of a machine whose guest has told of a panic (QEMU's `GuestPanicAction`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PanicAction {
+    /// It stops.
+    Pause,
+    /// It ends.
+    Poweroff,
+    /// It runs on.
+    Run,
+}
+
+impl PanicAction {
+    /// The name in the protocol.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pause => "pause",
+            Self::Poweroff => "poweroff",
+            Self::Run => "run",
+        }
+    }
+}
+
+/// The kinds of events that a guest can cause as often as it likes.
+///
+/// The queue between the threads holds at most two of each kind, and the
+/// [throttle](crate::throttle) limits how many of them reach the clients in a second, so that the
+/// guest can neither fill the host's memory nor get a client cut off that reads its events late.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum GuestDriven {
+    /// [`Event::BalloonChange`].
+    BalloonChange,
+    /// [`Event::Reset`] with a cause that is the guest. A reset that a client has asked for is
+    /// never dropped or held back.
+    Reset,
+    /// [`Event::GuestPanicked`].
+    GuestPanicked,
+    /// [`Event::GuestCrashloaded`].
+    GuestCrashloaded,
 }
 
 impl Event {
@@ -76,17 +139,35 @@ impl Event {
         match self {
             Self::Stop => "STOP",
             Self::Resume => "RESUME",
-            Self::Shutdown { .. } => "SHUTDOWN",
+            Self::Shutdown(_) => "SHUTDOWN",
+            Self::Reset(_) => "RESET",
+            Self::Powerdown => "POWERDOWN",
+            Self::GuestPanicked { .. } => "GUEST_PANICKED",
+            Self::GuestCrashloaded { .. } => "GUEST_CRASHLOADED",
             Self::BalloonChange { .. } => "BALLOON_CHANGE",
+        }
+    }
+
+    /// Its kind, if the guest can cause it as often as it likes.
+    pub fn guest_driven(&self) -> Option<GuestDriven> {
+        match self {
+            Self::BalloonChange { .. } => Some(GuestDriven::BalloonChange),
+            Self::Reset(cause) => cause.is_guest().then_some(GuestDriven::Reset),
+            Self::GuestPanicked { .. } => Some(GuestDriven::GuestPanicked),
+            Self::GuestCrashloaded { .. } => Some(GuestDriven::GuestCrashloaded),
+            Self::Stop | Self::Resume | Self::Shutdown(_) | Self::Powerdown => None,
         }
     }
 
     fn data(&self) -> Option<Value> {
         match *self {
-            Self::Stop | Self::Resume => None,
-            Self::Shutdown { guest, reason } => {
-                let reason = reason.name();
-                Some(object([("guest", guest.into()), ("reason", reason.into())]))
+            Self::Stop | Self::Resume | Self::Powerdown => None,
+            Self::Shutdown(cause) | Self::Reset(cause) => Some(object([
+                ("guest", cause.is_guest().into()),
+                ("reason", cause.name().into()),
+            ])),
+            Self::GuestPanicked { action } | Self::GuestCrashloaded { action } => {
+                Some(object([("action", action.name().into())]))
             }
             Self::BalloonChange { actual_bytes } => Some(object([("actual", actual_bytes.into())])),
         }
@@ -112,10 +193,6 @@ impl TimedEvent {
         Self { event, at }
     }
 
-    fn is_balloon_change(&self) -> bool {
-        matches!(self.event, Event::BalloonChange { .. })
-    }
-
     /// Appends the event's line to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
         let timestamp = object([
@@ -135,160 +212,78 @@ impl TimedEvent {
     }
 }
 
-/// Creates the queue. It exists before the server, so that devices can be built with it.
-///
-/// # Errors
-///
-/// If no eventfd can be had.
-pub fn channel() -> io::Result<(EventSender, EventReceiver)> {
-    let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-    let shared = Arc::new(Shared {
-        pending: Mutex::default(),
-        wake,
-    });
-    Ok((
-        EventSender {
-            shared: shared.clone(),
-        },
-        EventReceiver { shared },
-    ))
-}
-
-#[derive(Debug)]
-struct Shared {
-    pending: Mutex<VecDeque<TimedEvent>>,
-    /// Readable if and only if there are pending events.
-    wake: OwnedFd,
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<TimedEvent>> {
-        // The queue is whole between any two statements, so a panic elsewhere does not matter.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The end of the queue that tells of events, from any thread.
-#[derive(Clone, Debug)]
-pub struct EventSender {
-    shared: Arc<Shared>,
-}
-
-impl EventSender {
-    /// Queues an event that happens now, and wakes the server. Never waits and never fails. However
-    /// often the guest changes its balloon, the queue does not grow beyond two of these events.
-    pub fn send(&self, event: Event) {
-        let event = TimedEvent::now(event);
-        let mut pending = self.shared.lock();
-        if event.is_balloon_change() {
-            // The throttle sends the first and holds back the last; nobody needs those between.
-            let mut changes = (0..pending.len())
-                .rev()
-                .filter(|&at| pending[at].is_balloon_change());
-            if let (Some(last), Some(_)) = (changes.next(), changes.next()) {
-                pending.remove(last);
-            }
-        }
-        pending.push_back(event);
-        if pending.len() == 1 {
-            // Fails only if the counter is full, and then the server is awake already.
-            let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
-        }
-    }
-}
-
-/// The end of the queue that the server owns.
-#[derive(Debug)]
-pub struct EventReceiver {
-    shared: Arc<Shared>,
-}
-
-impl EventReceiver {
-    /// Takes all events that wait, oldest first.
-    pub fn take(&self) -> VecDeque<TimedEvent> {
-        let mut pending = self.shared.lock();
-        if !pending.is_empty() {
-            // Under the lock, so that a wake-up for a later event is not taken with this one.
-            let _ = rustix::io::read(&self.shared.wake, &mut [0_u8; 8]);
-        }
-        std::mem::take(&mut pending)
-    }
-}
-
-impl AsFd for EventReceiver {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.shared.wake.as_fd()
-    }
-}
-
-impl AsRawFd for EventReceiver {
-    fn as_raw_fd(&self) -> RawFd {
-        self.shared.wake.as_raw_fd()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use Event::{BalloonChange, Resume, Stop};
 
-    fn change(actual_bytes: u64) -> Event {
-        BalloonChange { actual_bytes }
-    }
-
-    fn taken(receiver: &EventReceiver) -> Vec<Event> {
-        receiver
-            .take()
-            .into_iter()
-            .map(|timed| timed.event)
-            .collect()
-    }
-
-    fn is_readable(receiver: &EventReceiver) -> bool {
-        use rustix::event::{PollFd, PollFlags, Timespec, poll};
-        let mut fds = [PollFd::new(receiver, PollFlags::IN)];
-        poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
-    }
-
-    #[test]
-    fn flood_of_balloon_changes_keeps_the_first_and_the_last() {
-        let (sender, receiver) = channel().unwrap();
-        for event in [change(1), Stop, change(2), Resume, change(3), change(4)] {
-            sender.send(event);
-        }
-        assert_eq!(taken(&receiver), [change(1), Stop, Resume, change(4)]);
-    }
-
-    #[test]
-    fn receiver_is_readable_while_events_wait() {
-        let (sender, receiver) = channel().unwrap();
-        assert!(!is_readable(&receiver));
-        sender.send(Stop);
-        sender.send(Resume);
-        assert!(is_readable(&receiver));
-        assert_eq!(taken(&receiver), [Stop, Resume]);
-        assert!(!is_readable(&receiver));
-    }
-
-    #[test]
-    fn lines_have_the_order_of_objects_and_data_only_if_any() {
+    /// What follows the timestamp in the line of `event`.
+    fn line(event: Event) -> String {
         let at = Duration::from_micros(12_000_034);
-        let reason = ShutdownReason::HostQmpQuit;
         let mut out = Vec::new();
-        TimedEvent { event: Stop, at }.write(&mut out);
-        TimedEvent {
-            event: Event::Shutdown {
-                guest: false,
-                reason,
-            },
-            at,
-        }
-        .write(&mut out);
+        TimedEvent { event, at }.write(&mut out);
+        let line = String::from_utf8(out).unwrap();
+        let stamp = "{\"timestamp\": {\"seconds\": 12, \"microseconds\": 34}, ";
+        line.strip_prefix(stamp).unwrap().to_owned()
+    }
+
+    #[test]
+    fn events_without_data_have_no_member_for_it() {
+        assert_eq!(line(Event::Stop), "\"event\": \"STOP\"}\r\n");
+        assert_eq!(line(Event::Powerdown), "\"event\": \"POWERDOWN\"}\r\n");
+    }
+
+    #[test]
+    fn end_and_reset_tell_whether_the_guest_is_the_cause() {
         assert_eq!(
-            String::from_utf8(out).unwrap(),
-            "{\"timestamp\": {\"seconds\": 12, \"microseconds\": 34}, \"event\": \"STOP\"}\r\n\
-             {\"timestamp\": {\"seconds\": 12, \"microseconds\": 34}, \"event\": \"SHUTDOWN\", \
+            line(Event::Shutdown(ShutdownCause::HostQmpQuit)),
+            "\"event\": \"SHUTDOWN\", \
              \"data\": {\"guest\": false, \"reason\": \"host-qmp-quit\"}}\r\n"
         );
+        assert_eq!(
+            line(Event::Reset(ShutdownCause::GuestReset)),
+            "\"event\": \"RESET\", \
+             \"data\": {\"guest\": true, \"reason\": \"guest-reset\"}}\r\n"
+        );
+    }
+
+    #[test]
+    fn causes_say_in_their_name_whether_they_are_the_guest() {
+        use ShutdownCause::*;
+        for cause in [
+            HostError,
+            HostQmpQuit,
+            HostQmpSystemReset,
+            HostSignal,
+            HostUi,
+            GuestShutdown,
+            GuestReset,
+            GuestPanic,
+        ] {
+            assert_eq!(cause.is_guest(), cause.name().starts_with("guest-"));
+        }
+    }
+
+    #[test]
+    fn panics_tell_what_becomes_of_the_machine() {
+        assert_eq!(
+            line(Event::GuestPanicked {
+                action: PanicAction::Poweroff
+            }),
+            "\"event\": \"GUEST_PANICKED\", \"data\": {\"action\": \"poweroff\"}}\r\n"
+        );
+        assert_eq!(
+            line(Event::GuestCrashloaded {
+                action: PanicAction::Run
+            }),
+            "\"event\": \"GUEST_CRASHLOADED\", \"data\": {\"action\": \"run\"}}\r\n"
+        );
+    }
+
+    #[test]
+    fn reset_is_driven_by_the_guest_only_if_it_is_the_cause() {
+        let by_guest = Event::Reset(ShutdownCause::GuestReset);
+        let by_client = Event::Reset(ShutdownCause::HostQmpSystemReset);
+        assert_eq!(by_guest.guest_driven(), Some(GuestDriven::Reset));
+        assert_eq!(by_client.guest_driven(), None);
     }
 }

@@ -28,5 +28,5 @@ mod backend;
 mod testing;
 
 pub use backend::{Backend, CommandError, KvmInfo, RunState};
-pub use events::{Event, EventReceiver, EventSender, ShutdownReason};
+pub use events::{Event, EventReceiver, EventSender, PanicAction, ShutdownCause};
 pub use server::{BindError, Listener, Server};

@@ -11,7 +11,8 @@ use crate::session::Session;
 
 /// While more than this much output is unsent, no more input of the client is processed.
 pub const OUTPUT_PAUSE_BYTES: usize = 1 << 20;
-/// A client that has this many bytes of events waiting is cut off: it does not read.
+/// A client that has this many bytes of events waiting is cut off: it does not read. The guest
+/// alone cannot bring that about in less than half an hour (see [`throttle`](crate::throttle)).
 pub const MAX_EVENT_BACKLOG_BYTES: usize = 16 << 20;
 /// How much is sent in one turn, so that one client with much to read does not hold up the rest.
 const SEND_TURN_BYTES: usize = 1 << 20;

@@ -87,11 +87,12 @@ impl<B: Backend> Server<B> {
     }
 
     /// Delivers the events and replies that wait, for at most `limit`, and closes all connections.
-    /// An event that the throttle holds back goes out as the last. To be called once, when the event loop has ended.
+    /// Events that the throttle holds back go out as the last. To be called once, when the event
+    /// loop has ended.
     pub fn finish(&mut self, limit: Duration) {
         self.serving = false;
         self.deliver_events();
-        if let Some(event) = self.throttle.flush() {
+        for event in self.throttle.flush() {
             self.broadcast(&event);
         }
         let end = Instant::now() + limit;
@@ -241,7 +242,7 @@ impl<B: Backend> Server<B> {
     fn on_timer(&mut self, ops: &EventOps) {
         self.timer.acknowledge();
         let now = Instant::now();
-        if let Some(event) = self.throttle.expire(now) {
+        for event in self.throttle.expire(now) {
             self.broadcast(&event);
         }
         if self.accept_again.take_if(|again| *again <= now).is_some() {

@@ -8,9 +8,9 @@ use std::os::unix::net::UnixStream;
 use event_manager::{EventManager, SubscriberId, SubscriberOps};
 
 use super::*;
-use crate::events::{self, Event, EventSender};
+use crate::events::{self, Event, EventSender, GuestDriven};
 use crate::testing::Machine;
-use crate::{RunState, ShutdownReason};
+use crate::{RunState, ShutdownCause, throttle};
 
 struct Fixture {
     manager: EventManager<Server<Machine>>,
@@ -208,11 +208,9 @@ fn nothing_is_served_after_quit_and_all_clients_see_the_end() {
     let replies = fixture.ask(&mut quitter, "{'execute': 'quit'}{'execute': 'cont'}");
     assert_eq!(replies, DONE);
     assert_eq!(fixture.ask(&mut other, "{'execute': 'cont'}"), "");
-    let reason = ShutdownReason::HostQmpQuit;
-    fixture.events.send(Event::Shutdown {
-        guest: false,
-        reason,
-    });
+    fixture
+        .events
+        .send(Event::Shutdown(ShutdownCause::HostQmpQuit));
     fixture.server().finish(Duration::from_secs(1));
 
     assert_eq!(fixture.server().backend().status, RunState::Prelaunch);
@@ -243,6 +241,25 @@ fn balloon_change_held_back_is_sent_at_the_end() {
     client.read_to_string(&mut rest).unwrap();
     assert_eq!(rest.lines().count(), 1);
     assert!(rest.ends_with("{\"actual\": 3}}\r\n"), "{rest}");
+}
+
+#[test]
+fn flood_of_resets_reaches_clients_up_to_the_limit_and_the_last_at_the_end() {
+    let mut fixture = Fixture::new();
+    let mut client = fixture.negotiated();
+    for _ in 0..200 {
+        fixture.events.send(Event::Reset(ShutdownCause::GuestReset));
+        fixture.settle();
+    }
+    let limit = throttle::limit(GuestDriven::Reset);
+    let sent = fixture.receive(&mut client).lines().count();
+    assert_eq!(u32::try_from(sent), Ok(limit));
+
+    fixture.server().finish(Duration::from_secs(1));
+
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest.matches("\"guest-reset\"").count(), 1, "{rest}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aerostat_qmp::{
-    Backend, CommandError, Event, EventSender, KvmInfo, Listener, RunState, Server, ShutdownReason,
+    Backend, CommandError, Event, EventSender, KvmInfo, Listener, RunState, Server, ShutdownCause,
     events,
 };
 use event_manager::{EventManager, SubscriberOps};
@@ -72,11 +72,8 @@ impl Backend for Machine {
     }
 
     fn quit(&mut self) {
-        let reason = ShutdownReason::HostQmpQuit;
-        self.events.send(Event::Shutdown {
-            guest: false,
-            reason,
-        });
+        self.events
+            .send(Event::Shutdown(ShutdownCause::HostQmpQuit));
         self.over.store(true, Ordering::Relaxed);
     }
 
