@@ -14,6 +14,9 @@ pub trait Backend {
     /// Whether KVM runs the guest.
     fn kvm(&self) -> KvmInfo;
 
+    /// The virtual CPUs, by index.
+    fn cpus(&self) -> Vec<CpuInfo>;
+
     /// The run state now.
     fn status(&self) -> RunState;
 
@@ -30,6 +33,19 @@ pub trait Backend {
     ///
     /// Whatever keeps the machine from running.
     fn cont(&mut self) -> Result<(), CommandError>;
+
+    /// Puts the machine back to where it was when it was built. One that runs goes on running;
+    /// any other is in [`RunState::Prelaunch`] afterwards, whatever kept it from running.
+    /// [`Event::Reset`](crate::Event::Reset) is sent before this returns.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the machine from being reset.
+    fn reset(&mut self) -> Result<(), CommandError>;
+
+    /// Asks the guest to switch itself off, as the power button does; it may not react. Sends
+    /// [`Event::Powerdown`](crate::Event::Powerdown) each time, whatever the run state.
+    fn power_down(&mut self);
 
     /// Asks for the end of the process; it comes after this returns.
     fn quit(&mut self);
@@ -59,10 +75,17 @@ pub struct KvmInfo {
     pub present: bool,
 }
 
+/// One virtual CPU, as `query-cpus-fast` tells of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CpuInfo {
+    /// The thread of the host that runs it, as `gettid` numbers it.
+    pub thread_id: u32,
+}
+
 /// The run states of QEMU that a machine here can be in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunState {
-    /// Built, and never started.
+    /// Built or reset, and not started since.
     Prelaunch,
     /// The virtual CPUs run.
     Running,

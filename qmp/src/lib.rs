@@ -27,6 +27,6 @@ mod backend;
 #[cfg(test)]
 mod testing;
 
-pub use backend::{Backend, CommandError, KvmInfo, RunState};
+pub use backend::{Backend, CommandError, CpuInfo, KvmInfo, RunState};
 pub use events::{Event, EventReceiver, EventSender, PanicAction, ShutdownCause};
 pub use server::{BindError, Listener, Server};

@@ -39,14 +39,17 @@ pub struct Outcome {
 ///
 /// ```
 /// use aerostat_qmp::session::Session;
-/// # use aerostat_qmp::{Backend, CommandError, KvmInfo, RunState};
+/// # use aerostat_qmp::{Backend, CommandError, CpuInfo, KvmInfo, RunState};
 /// # struct Machine;
 /// # impl Backend for Machine {
 /// #     fn name(&self) -> Option<String> { None }
 /// #     fn kvm(&self) -> KvmInfo { KvmInfo { enabled: true, present: true } }
+/// #     fn cpus(&self) -> Vec<CpuInfo> { Vec::new() }
 /// #     fn status(&self) -> RunState { RunState::Running }
 /// #     fn stop(&mut self) -> Result<(), CommandError> { Ok(()) }
 /// #     fn cont(&mut self) -> Result<(), CommandError> { Ok(()) }
+/// #     fn reset(&mut self) -> Result<(), CommandError> { Ok(()) }
+/// #     fn power_down(&mut self) {}
 /// #     fn quit(&mut self) {}
 /// #     fn set_balloon(&mut self, _: u64) -> Result<(), CommandError> { Ok(()) }
 /// #     fn balloon_actual(&self) -> Result<u64, CommandError> { Ok(0) }

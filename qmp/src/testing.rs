@@ -1,6 +1,6 @@
 //! A machine in memory for the tests of this crate.
 
-use crate::{Backend, CommandError, KvmInfo, RunState};
+use crate::{Backend, CommandError, CpuInfo, KvmInfo, RunState};
 
 /// RAM of [`Machine`].
 pub const RAM_BYTES: u64 = 256 << 20;
@@ -9,6 +9,8 @@ pub const RAM_BYTES: u64 = 256 << 20;
 #[derive(Debug)]
 pub struct Machine {
     pub status: RunState,
+    pub vcpu_threads: Vec<u32>,
+    pub power_downs: u32,
     pub balloon: bool,
     pub target_bytes: Option<u64>,
     pub quit: bool,
@@ -18,6 +20,8 @@ impl Default for Machine {
     fn default() -> Self {
         Self {
             status: RunState::Prelaunch,
+            vcpu_threads: vec![1],
+            power_downs: 0,
             balloon: true,
             target_bytes: None,
             quit: false,
@@ -37,18 +41,36 @@ impl Backend for Machine {
         }
     }
 
+    fn cpus(&self) -> Vec<CpuInfo> {
+        let threads = self.vcpu_threads.iter();
+        threads.map(|&thread_id| CpuInfo { thread_id }).collect()
+    }
+
     fn status(&self) -> RunState {
         self.status
     }
 
     fn stop(&mut self) -> Result<(), CommandError> {
-        self.status = RunState::Paused;
+        if self.status.is_running() {
+            self.status = RunState::Paused;
+        }
         Ok(())
     }
 
     fn cont(&mut self) -> Result<(), CommandError> {
         self.status = RunState::Running;
         Ok(())
+    }
+
+    fn reset(&mut self) -> Result<(), CommandError> {
+        if !self.status.is_running() {
+            self.status = RunState::Prelaunch;
+        }
+        Ok(())
+    }
+
+    fn power_down(&mut self) {
+        self.power_downs += 1;
     }
 
     fn quit(&mut self) {

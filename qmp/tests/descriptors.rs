@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use aerostat_qmp::{Backend, CommandError, KvmInfo, Listener, RunState, Server, events};
+use aerostat_qmp::{Backend, CommandError, CpuInfo, KvmInfo, Listener, RunState, Server, events};
 use event_manager::{EventManager, SubscriberOps};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -25,6 +25,10 @@ impl Backend for Machine {
         }
     }
 
+    fn cpus(&self) -> Vec<CpuInfo> {
+        Vec::new()
+    }
+
     fn status(&self) -> RunState {
         RunState::Running
     }
@@ -36,6 +40,12 @@ impl Backend for Machine {
     fn cont(&mut self) -> Result<(), CommandError> {
         Ok(())
     }
+
+    fn reset(&mut self) -> Result<(), CommandError> {
+        Ok(())
+    }
+
+    fn power_down(&mut self) {}
 
     fn quit(&mut self) {}
 

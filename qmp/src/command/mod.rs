@@ -97,6 +97,12 @@ pub static COMMANDS: &[Command] = &[
         Handler::Machine(query_kvm),
     ),
     command(
+        "query-cpus-fast",
+        &[],
+        Type::Array(&CPU),
+        Handler::Machine(query_cpus_fast),
+    ),
+    command(
         "query-status",
         &[],
         Type::Object(&[
@@ -107,6 +113,13 @@ pub static COMMANDS: &[Command] = &[
     ),
     command("stop", &[], NOTHING, Handler::Machine(stop)),
     command("cont", &[], NOTHING, Handler::Machine(cont)),
+    command("system_reset", &[], NOTHING, Handler::Machine(system_reset)),
+    command(
+        "system_powerdown",
+        &[],
+        NOTHING,
+        Handler::Machine(system_powerdown),
+    ),
     command("quit", &[], NOTHING, Handler::Quit(quit)),
     command(
         "balloon",
@@ -132,6 +145,24 @@ const VERSION: Type = Type::Object(&[
         ]),
     ),
     Member::required("package", Type::Str),
+]);
+
+/// What QEMU calls the architecture of the CPUs (`SysEmuTarget`).
+const TARGET: &str = "x86_64";
+
+const CPU: Type = Type::Object(&[
+    Member::required("cpu-index", Type::Int),
+    Member::required("qom-path", Type::Str),
+    Member::required("thread-id", Type::Int),
+    Member::required(
+        "props",
+        Type::Object(&[
+            Member::required("socket-id", Type::Int),
+            Member::required("core-id", Type::Int),
+            Member::required("thread-id", Type::Int),
+        ]),
+    ),
+    Member::required("target", Type::Enum(&[TARGET])),
 ]);
 
 /// The command of this name.
@@ -169,6 +200,28 @@ fn query_kvm(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandE
     ]))
 }
 
+/// The guest sees each virtual CPU as a core with one thread, and all of them in one socket.
+fn query_cpus_fast(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
+    let cpus = machine.cpus().into_iter().enumerate().map(|(index, cpu)| {
+        let props = object([
+            ("socket-id", 0.into()),
+            ("core-id", index.into()),
+            ("thread-id", 0.into()),
+        ]);
+        object([
+            ("cpu-index", index.into()),
+            (
+                "qom-path",
+                format!("/machine/unattached/device[{index}]").into(),
+            ),
+            ("thread-id", cpu.thread_id.into()),
+            ("props", props),
+            ("target", TARGET.into()),
+        ])
+    });
+    Ok(cpus.collect())
+}
+
 fn query_status(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
     let status = machine.status();
     Ok(object([
@@ -183,6 +236,15 @@ fn stop(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError>
 
 fn cont(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
     machine.cont().map(|()| nothing())
+}
+
+fn system_reset(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
+    machine.reset().map(|()| nothing())
+}
+
+fn system_powerdown(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, CommandError> {
+    machine.power_down();
+    Ok(nothing())
 }
 
 fn quit(machine: &mut dyn Backend) {
@@ -207,6 +269,7 @@ fn query_balloon(machine: &mut dyn Backend, _: &Arguments) -> Result<Value, Comm
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::json;
     use crate::testing::Machine;
 
     #[test]
@@ -228,6 +291,52 @@ mod tests {
             let returned = handler(&mut Machine::default(), &Arguments::new()).unwrap();
             assert_eq!(types::check(&command.returns, "return", &returned), Ok(()));
         }
+    }
+
+    #[test]
+    fn cpus_are_the_cores_of_one_socket_in_the_order_of_objects() {
+        let mut machine = Machine {
+            vcpu_threads: vec![4001, 4002],
+            ..Machine::default()
+        };
+        let cpus = query_cpus_fast(&mut machine, &Arguments::new()).unwrap();
+        let mut text = Vec::new();
+        json::write(&cpus, &mut text);
+        assert_eq!(
+            String::from_utf8(text).unwrap(),
+            "[{\"thread-id\": 4001, \
+             \"props\": {\"core-id\": 0, \"thread-id\": 0, \"socket-id\": 0}, \
+             \"qom-path\": \"/machine/unattached/device[0]\", \
+             \"cpu-index\": 0, \"target\": \"x86_64\"}, \
+             {\"thread-id\": 4002, \
+             \"props\": {\"core-id\": 1, \"thread-id\": 0, \"socket-id\": 0}, \
+             \"qom-path\": \"/machine/unattached/device[1]\", \
+             \"cpu-index\": 1, \"target\": \"x86_64\"}]"
+        );
+    }
+
+    #[test]
+    fn reset_leaves_a_stopped_machine_in_prelaunch() {
+        let mut machine = Machine::default();
+        for (before, after) in [
+            (RunState::Running, RunState::Running),
+            (RunState::Paused, RunState::Prelaunch),
+            (RunState::Prelaunch, RunState::Prelaunch),
+        ] {
+            machine.status = before;
+            assert_eq!(system_reset(&mut machine, &Arguments::new()), Ok(nothing()));
+            assert_eq!(machine.status, after);
+        }
+    }
+
+    #[test]
+    fn powerdown_is_asked_for_each_time_whatever_the_run_state() {
+        let mut machine = Machine::default();
+        for status in [RunState::Prelaunch, RunState::Running, RunState::Paused] {
+            machine.status = status;
+            system_powerdown(&mut machine, &Arguments::new()).unwrap();
+        }
+        assert_eq!(machine.power_downs, 3);
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aerostat_qmp::{
-    Backend, CommandError, Event, EventSender, KvmInfo, Listener, RunState, Server, ShutdownCause,
-    events,
+    Backend, CommandError, CpuInfo, Event, EventSender, KvmInfo, Listener, RunState, Server,
+    ShutdownCause, events,
 };
 use event_manager::{EventManager, SubscriberOps};
 use serde_json::Value;
@@ -51,6 +51,10 @@ impl Backend for Machine {
         }
     }
 
+    fn cpus(&self) -> Vec<CpuInfo> {
+        vec![CpuInfo { thread_id: 1 }]
+    }
+
     fn status(&self) -> RunState {
         self.status
     }
@@ -69,6 +73,19 @@ impl Backend for Machine {
             self.events.send(Event::Resume);
         }
         Ok(())
+    }
+
+    fn reset(&mut self) -> Result<(), CommandError> {
+        if !self.status.is_running() {
+            self.status = RunState::Prelaunch;
+        }
+        self.events
+            .send(Event::Reset(ShutdownCause::HostQmpSystemReset));
+        Ok(())
+    }
+
+    fn power_down(&mut self) {
+        self.events.send(Event::Powerdown);
     }
 
     fn quit(&mut self) {
