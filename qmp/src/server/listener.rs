@@ -1,6 +1,9 @@
 //! The listening socket and the file that names it.
 //!
-//! A path is taken over only from a server that is gone, and is removed only while it is ours.
+//! A path is taken over only from a server that is gone, and is removed only while it is ours. A
+//! socket that is bound but does not listen yet looks like that of a dead server, and between the
+//! look at a dead server's socket and its removal another server may have replaced it. So whoever
+//! takes a path holds a [`PathLock`] on it until the socket listens.
 
 use std::fs;
 use std::io;
@@ -8,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
@@ -17,11 +21,17 @@ use rustix::net::{
 };
 use thiserror::Error;
 
+use super::path_lock::PathLock;
+
 /// The longest path of a Unix socket: `sun_path` has 108 bytes, one for the NUL.
 pub const MAX_PATH_BYTES: usize = 107;
 
 /// How many clients the kernel lets wait for the server to accept them.
 const BACKLOG: i32 = 128;
+
+/// How long to wait for another process that is just taking the path. That takes a millisecond or
+/// so; the rest is for a host under load.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
 
 /// Why a socket cannot be had.
 #[derive(Debug, Error)]
@@ -48,6 +58,30 @@ pub enum BindError {
         /// The path.
         path: PathBuf,
     },
+    /// Another process has not finished taking the path.
+    #[error(
+        "Socket {path:?} is being set up by another process, which has locked {lock:?}: \
+         stop that one or use another path"
+    )]
+    Locked {
+        /// The path.
+        path: PathBuf,
+        /// The file that is locked.
+        lock: PathBuf,
+    },
+    /// The file cannot be had by which two servers keep from taking the path at once.
+    #[error(
+        "Cannot create {lock:?}, which locks socket {path:?}: check the path and its permissions"
+    )]
+    Lock {
+        /// The path.
+        path: PathBuf,
+        /// The file.
+        lock: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A system call failed.
     #[error("Cannot {what} socket {path:?}: check the path and its permissions")]
     System {
@@ -61,6 +95,31 @@ pub enum BindError {
     },
 }
 
+impl BindError {
+    /// For a system call on `path` that failed.
+    fn system(what: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
+        Self::System {
+            what,
+            path: path.to_owned(),
+            source: source.into(),
+        }
+    }
+
+    /// For a lock on `path` that could not be had.
+    fn lock(path: &Path, errno: Errno) -> Self {
+        let path = path.to_owned();
+        let lock = PathLock::file_of(&path);
+        match errno {
+            Errno::WOULDBLOCK => Self::Locked { path, lock },
+            _ => Self::Lock {
+                path,
+                lock,
+                source: errno.into(),
+            },
+        }
+    }
+}
+
 /// A socket that listens at a path. Dropping it removes the file.
 #[derive(Debug)]
 pub struct Listener {
@@ -72,12 +131,16 @@ pub struct Listener {
 
 impl Listener {
     /// Listens at `path`. Only the owner can connect (mode 0600). A socket file that a dead
-    /// server has left is replaced.
+    /// server has left is replaced. Of servers that start at the same moment one gets the path.
     ///
     /// # Errors
     ///
     /// [`BindError`]; the file that is there stays as it is.
     pub fn bind(path: &Path) -> Result<Self, BindError> {
+        Self::bind_within(path, LOCK_WAIT)
+    }
+
+    fn bind_within(path: &Path, lock_wait: Duration) -> Result<Self, BindError> {
         let len = path.as_os_str().as_bytes().len();
         if len > MAX_PATH_BYTES {
             return Err(BindError::PathTooLong {
@@ -85,35 +148,40 @@ impl Listener {
                 len,
             });
         }
-        let failed = |what| {
-            move |source: io::Error| BindError::System {
-                what,
-                path: path.to_owned(),
-                source,
-            }
-        };
         let address =
-            SocketAddrUnix::new(path).map_err(|errno| failed("use")(io::Error::from(errno)))?;
-        remove_stale(path, &address)?;
+            SocketAddrUnix::new(path).map_err(|errno| BindError::system("use", path, errno))?;
 
-        let socket = new_socket().map_err(failed("create"))?;
+        // First without the lock: where the path is taken, nothing is written beside it.
+        inspect(path, &address)?;
+        let _lock =
+            PathLock::acquire(path, lock_wait).map_err(|errno| BindError::lock(path, errno))?;
+        if inspect(path, &address)? == Occupant::Stale {
+            log::info!("Replacing the socket {path:?}, whose server is gone");
+            fs::remove_file(path).map_err(|error| BindError::system("replace", path, error))?;
+        }
+        Self::listen(path, &address)
+    }
+
+    fn listen(path: &Path, address: &SocketAddrUnix) -> Result<Self, BindError> {
+        let socket = new_socket().map_err(|errno| BindError::system("create", path, errno))?;
         // Before bind, which gives the file the mode of the socket: it is never open to others.
         fchmod(&socket, Mode::RUSR | Mode::WUSR)
-            .map_err(|errno| failed("set the mode of")(errno.into()))?;
-        bind(&socket, &address).map_err(|errno| match errno {
+            .map_err(|errno| BindError::system("set the mode of", path, errno))?;
+        bind(&socket, address).map_err(|errno| match errno {
             Errno::ADDRINUSE => BindError::InUse {
                 path: path.to_owned(),
             },
-            _ => failed("bind")(errno.into()),
+            _ => BindError::system("bind", path, errno),
         })?;
-        let metadata = fs::symlink_metadata(path).map_err(failed("inspect"))?;
-        let file = (metadata.dev(), metadata.ino());
+        let metadata = fs::symlink_metadata(path)
+            .map_err(|error| BindError::system("inspect", path, error))?;
         let listener = Self {
             socket,
             path: path.to_owned(),
-            file,
+            file: (metadata.dev(), metadata.ino()),
         };
-        listen(&listener.socket, BACKLOG).map_err(|errno| failed("listen on")(errno.into()))?;
+        listen(&listener.socket, BACKLOG)
+            .map_err(|errno| BindError::system("listen on", path, errno))?;
         Ok(listener)
     }
 
@@ -150,121 +218,47 @@ impl Drop for Listener {
     }
 }
 
-fn new_socket() -> io::Result<OwnedFd> {
+fn new_socket() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(socket_with(
-        AddressFamily::UNIX,
-        SocketType::STREAM,
-        flags,
-        None,
-    )?)
+    socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
-/// Makes room at `path` if a server that is gone has left its socket there.
-fn remove_stale(path: &Path, address: &SocketAddrUnix) -> Result<(), BindError> {
-    let failed = |what| {
-        move |source: io::Error| BindError::System {
-            what,
-            path: path.to_owned(),
-            source,
-        }
-    };
+/// What is at a path that a server may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Occupant {
+    /// Nothing.
+    None,
+    /// A socket whose server is gone, or does not listen yet.
+    Stale,
+}
+
+/// Looks what is at `path`.
+///
+/// # Errors
+///
+/// What must stay there.
+fn inspect(path: &Path, address: &SocketAddrUnix) -> Result<Occupant, BindError> {
     let metadata = match fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed("inspect")(error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Occupant::None),
+        Err(error) => return Err(BindError::system("inspect", path, error)),
     };
     if !metadata.file_type().is_socket() {
         return Err(BindError::NotASocket {
             path: path.to_owned(),
         });
     }
-    let probe = new_socket().map_err(failed("create"))?;
+    let probe = new_socket().map_err(|errno| BindError::system("create", path, errno))?;
     match connect(&probe, address) {
-        Err(Errno::CONNREFUSED) => {
-            log::info!("Replacing the socket {path:?}, whose server is gone");
-            fs::remove_file(path).map_err(failed("replace"))
-        }
-        Err(Errno::NOENT) => Ok(()),
+        Err(Errno::CONNREFUSED) => Ok(Occupant::Stale),
+        Err(Errno::NOENT) => Ok(Occupant::None),
         // AGAIN: a server is there whose backlog is full. PROTOTYPE: a datagram socket.
         Ok(()) | Err(Errno::AGAIN | Errno::PROTOTYPE) => Err(BindError::InUse {
             path: path.to_owned(),
         }),
-        Err(errno) => Err(failed("probe")(errno.into())),
+        Err(errno) => Err(BindError::system("probe", path, errno)),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::os::unix::fs::PermissionsExt;
-    use std::os::unix::net::{UnixListener, UnixStream};
-
-    use super::*;
-
-    fn dir() -> tempfile::TempDir {
-        tempfile::tempdir().unwrap()
-    }
-
-    #[test]
-    fn file_has_mode_0600_and_goes_with_the_listener() {
-        let dir = dir();
-        let path = dir.path().join("qmp");
-        let listener = Listener::bind(&path).unwrap();
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
-        UnixStream::connect(&path).unwrap();
-        drop(listener);
-        assert!(!path.exists());
-    }
-
-    #[test]
-    fn stale_socket_is_replaced() {
-        let dir = dir();
-        let path = dir.path().join("qmp");
-        drop(UnixListener::bind(&path).unwrap());
-        Listener::bind(&path).unwrap();
-    }
-
-    #[test]
-    fn live_server_keeps_its_socket() {
-        let dir = dir();
-        let path = dir.path().join("qmp");
-        let _live = UnixListener::bind(&path).unwrap();
-        let error = Listener::bind(&path).unwrap_err();
-        assert!(matches!(error, BindError::InUse { .. }), "{error}");
-        UnixStream::connect(&path).unwrap();
-    }
-
-    #[test]
-    fn file_that_is_no_socket_is_left_alone() {
-        let dir = dir();
-        let path = dir.path().join("qmp");
-        fs::write(&path, "precious").unwrap();
-        let error = Listener::bind(&path).unwrap_err();
-        assert!(matches!(error, BindError::NotASocket { .. }), "{error}");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-    }
-
-    #[test]
-    fn long_path_is_refused_with_length_and_limit() {
-        let path = PathBuf::from("/tmp/".to_owned() + &"x".repeat(103));
-        let error = Listener::bind(&path).unwrap_err().to_string();
-        assert!(error.contains("has 108 bytes, 107 are allowed"), "{error}");
-        let dir = dir();
-        let room = MAX_PATH_BYTES - dir.path().as_os_str().len() - 1;
-        Listener::bind(&dir.path().join("y".repeat(room))).unwrap();
-    }
-
-    #[test]
-    fn file_of_a_successor_survives_the_drop() {
-        let dir = dir();
-        let path = dir.path().join("qmp");
-        let listener = Listener::bind(&path).unwrap();
-        fs::remove_file(&path).unwrap();
-        let _successor = UnixListener::bind(&path).unwrap();
-        drop(listener);
-        assert!(path.exists());
-    }
-}
+mod tests;

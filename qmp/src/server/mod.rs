@@ -10,6 +10,7 @@
 
 mod client;
 mod listener;
+mod path_lock;
 mod timer;
 
 use std::collections::BTreeMap;
