@@ -52,7 +52,8 @@ impl EventSender {
     /// Queues an event that happens now, and wakes the server. Never waits and never fails.
     ///
     /// Whatever the guest does, the queue does not grow beyond two events of each
-    /// [`GuestDriven`] kind: the first and the last are kept, in their places among the others.
+    /// [`GuestDriven`](super::GuestDriven) kind: the first and the last are kept, in their places
+    /// among the others.
     pub fn send(&self, event: Event) {
         let event = TimedEvent::now(event);
         let mut pending = self.shared.lock();
