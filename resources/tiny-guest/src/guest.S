@@ -48,6 +48,8 @@ aerostat_tiny_guest_start:
     je 42f
     cmp eax, 13
     je 43f
+    cmp eax, 14
+    je 44f
 
 30: // 0 and unknown: halt for ever
     cli
@@ -178,5 +180,8 @@ aerostat_tiny_guest_start:
     lidt [rdi]
     ud2
     jmp 30b
+
+44: // execute: go on at address a
+    jmp rdi
 aerostat_tiny_guest_end:
     .text

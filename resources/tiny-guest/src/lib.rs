@@ -12,12 +12,13 @@ mod elf;
 mod script;
 
 pub use balloon::BalloonDriver;
-pub use script::Script;
+pub use script::{OTHERS_COUNTER, Script};
 
 /// Where the guest is loaded and entered (guest-physical).
 pub const LOAD_ADDRESS: u64 = 0x10_0000;
 
 std::arch::global_asm!(include_str!("guest.S"));
+std::arch::global_asm!(include_str!("debug_exit.S"));
 
 /// The guest that runs a [`Script`]: an ELF kernel with a 64-bit entry and no PVH note.
 #[must_use]
@@ -33,6 +34,23 @@ pub fn script_elf() -> Vec<u8> {
         std::slice::from_raw_parts(start, end.offset_from_unsigned(start))
     };
     elf::kernel(code, None)
+}
+
+/// A static Linux program, `debug-exit VALUE`, by which a test in a guest ends its machine through
+/// the debug exit port.
+#[must_use]
+pub fn debug_exit_program() -> Vec<u8> {
+    unsafe extern "C" {
+        static aerostat_debug_exit_start: u8;
+        static aerostat_debug_exit_end: u8;
+    }
+    // SAFETY: both symbols delimit one object that `debug_exit.S` places in read-only data.
+    let code = unsafe {
+        let start = &raw const aerostat_debug_exit_start;
+        let end = &raw const aerostat_debug_exit_end;
+        std::slice::from_raw_parts(start, end.offset_from_unsigned(start))
+    };
+    elf::program(code)
 }
 
 /// The start of both greeting guests, the same bytes in 32-bit and in 64-bit mode:

@@ -6,6 +6,12 @@ use std::fmt::Write as _;
 const SERIAL_PORT: u16 = 0x3f8;
 const OPERATION_SIZE: usize = 40;
 
+/// What the CPUs that [`Script::start_others`] wakes count in: 32 bits.
+pub const OTHERS_COUNTER: u64 = 0x5000;
+/// The page, under 1 MiB, where they start.
+const OTHERS_PAGE: u32 = 4;
+const OTHERS_CODE: u64 = 0x1000 * OTHERS_PAGE as u64;
+
 /// A program for the guest. Addresses are guest-physical; the first 4 GiB are identity mapped.
 ///
 /// ```
@@ -149,11 +155,43 @@ impl Script {
         self.push([13, 0, 0, 0, 0])
     }
 
+    /// Wakes all other CPUs; each of them adds 1 to the 32 bits at [`OTHERS_COUNTER`] for ever.
+    ///
+    /// INIT, then start-up IPI, to all but oneself (Intel SDM volume 3A §10.6.1, §8.4.4.1), through
+    /// the local APIC at its usual address.
+    #[must_use]
+    pub fn start_others(self) -> Self {
+        const SPURIOUS_VECTOR: u64 = 0xfee0_00f0;
+        const INTERRUPT_COMMAND: u64 = 0xfee0_0300;
+        const ENABLE: u32 = 0x1ff;
+        const INIT_OTHERS: u32 = 0x000c_4500;
+        const START_OTHERS: u32 = 0x000c_4600;
+        // In real mode: lock inc dword ptr [0x5000]; jmp to the start.
+        let code = [0xf0, 0x66, 0xff, 0x06, 0x00, 0x50, 0xeb, 0xf8];
+        self.store(OTHERS_CODE, u64::from_le_bytes(code), 8)
+            .store32(OTHERS_COUNTER, 0)
+            .store32(SPURIOUS_VECTOR, ENABLE)
+            .store32(INTERRUPT_COMMAND, INIT_OTHERS)
+            .store32(INTERRUPT_COMMAND, START_OTHERS | OTHERS_PAGE)
+    }
+
     /// Powers the machine off: ACPI S5 through the sleep control register at port 0x600
     /// (SLP_TYP 5, SLP_EN; ACPI 6.5 §4.8.3.7).
     #[must_use]
     pub fn power_off(self) -> Self {
         self.out8(0x600, 0x34)
+    }
+
+    /// Goes on at an address, with no way back: where there is no memory, KVM cannot follow.
+    #[must_use]
+    pub fn execute(self, address: u64) -> Self {
+        self.push([14, address, 0, 0, 0])
+    }
+
+    /// Says that the guest has panicked, through the panic port.
+    #[must_use]
+    pub fn panic(self) -> Self {
+        self.out8(0x505, 1)
     }
 
     /// Resets the machine through the keyboard controller.
