@@ -63,6 +63,19 @@ pub struct Cli {
     #[arg(long, value_name = "PATH", help_heading = "Control")]
     pub qmp: PathBuf,
 
+    #[arg(long, default_value_t = 1)]
+    pub cpus: u8,
+    #[arg(long)]
+    pub no_reboot: bool,
+    #[arg(long)]
+    pub no_shutdown: bool,
+    #[arg(long, default_value = "exit")]
+    pub on_panic: PanicPolicy,
+    #[arg(long, default_value = "exit")]
+    pub on_error: ErrorPolicy,
+    #[arg(long, default_value = "quit")]
+    pub on_term: TermPolicy,
+
     /// Do not run the guest before QMP's `cont`
     #[arg(long, help_heading = "Control")]
     pub paused: bool,
@@ -101,6 +114,8 @@ impl Cli {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
             cmdline: self.cmdline.clone(),
+            cpus: self.cpus,
+            debug_exit: true,
             memory: self.mem,
             balloon: self.balloon.0,
         }
@@ -128,6 +143,26 @@ pub fn one_line(error: &clap::Error) -> Option<String> {
         "{} (aerostat --help shows the arguments)",
         words.join(" ")
     ))
+}
+
+/// What happens when the guest panics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PanicPolicy {
+    Exit,
+    Pause,
+    Reset,
+}
+/// When KVM fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ErrorPolicy {
+    Exit,
+    Pause,
+}
+/// On SIGTERM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum TermPolicy {
+    Quit,
+    PowerDown,
 }
 
 /// Where the serial console is.

@@ -5,6 +5,7 @@
 
 mod cli;
 mod console;
+mod deadline;
 mod event_loop;
 mod logging;
 mod machine;

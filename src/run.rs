@@ -16,7 +16,7 @@ use crate::console::output::ConsoleOutput;
 use crate::console::terminal::RawMode;
 use crate::event_loop::{EventLoop, SharedServer};
 use crate::logging;
-use crate::machine::{Ending, GuestWatch, MachineHandle, balloon_sink};
+use crate::machine::{Ending, GuestWatch, MachineHandle, Policy, balloon_sink, crash_loaded_sink};
 use crate::signals::{SignalEvents, Signals};
 
 /// How long clients and console may take to hear the last of the machine.
@@ -85,11 +85,25 @@ pub fn run(cli: &Cli) -> Result<(), RunError> {
     let output = console_output(&cli.serial)?;
 
     let config = cli.machine();
+    let policy = Policy {
+        no_reboot: cli.no_reboot,
+        no_shutdown: cli.no_shutdown,
+        on_panic: cli.on_panic,
+        on_error: cli.on_error,
+        on_term: cli.on_term,
+    };
     let serial = output.clone().map(|output| Box::new(output) as _);
     let balloon = balloon_sink(config.memory, sender.clone());
-    let machine = aerostat_vmm::build(&config, MachineIo { serial, balloon })?;
+    let machine = aerostat_vmm::build(
+        &config,
+        MachineIo {
+            serial,
+            balloon,
+            crash_loaded: crash_loaded_sink(sender.clone()),
+        },
+    )?;
     let serial = machine.serial().cloned();
-    let machine = MachineHandle::new(machine, sender);
+    let machine = MachineHandle::new(machine, policy, sender);
 
     let server = Server::new(listener, receiver, machine.clone()).map_err(resource("QMP"))?;
     let server = Rc::new(RefCell::new(server));
@@ -115,6 +129,7 @@ pub fn run(cli: &Cli) -> Result<(), RunError> {
     match ending {
         Ending::InOrder => Ok(()),
         Ending::Failed(reason) => Err(RunError::Failed(reason)),
+        other => Err(RunError::Failed(format!("{other:?}"))),
     }
 }
 

@@ -1,4 +1,5 @@
-//! SIGTERM, SIGINT and SIGHUP as events of the loop: they end the machine in order.
+//! SIGTERM, SIGINT and SIGHUP as events of the loop: they end the machine in order, or have its
+//! guest end it.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -36,20 +37,24 @@ impl Signals {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    fn read(&self) -> bool {
+    /// The number of the next signal that has come.
+    fn read(&self) -> Option<i32> {
         let mut info = [0; size_of::<libc::signalfd_siginfo>()];
-        rustix::io::read(&self.0, &mut info).is_ok_and(|length| length == info.len())
+        let length = rustix::io::read(&self.0, &mut info).ok()?;
+        // `ssi_signo`, 32 bits, is the first member.
+        let number = info[..length].first_chunk()?;
+        i32::try_from(u32::from_ne_bytes(*number)).ok()
     }
 }
 
-/// The subscriber that ends the machine.
+/// The subscriber that tells the machine.
 pub struct SignalEvents {
     signals: Signals,
     machine: MachineHandle,
 }
 
 impl SignalEvents {
-    /// Ends `machine` when one of the signals comes.
+    /// Tells `machine` when one of the signals comes.
     pub fn new(signals: Signals, machine: MachineHandle) -> Self {
         Self { signals, machine }
     }
@@ -57,8 +62,10 @@ impl SignalEvents {
 
 impl MutEventSubscriber for SignalEvents {
     fn process(&mut self, _events: Events, _ops: &mut EventOps<'_>) {
-        if self.signals.read() {
-            self.machine.quit_on_signal();
+        match self.signals.read() {
+            Some(SIGTERM) => self.machine.terminate(),
+            Some(_) => self.machine.quit_on_signal(),
+            None => {}
         }
     }
 

@@ -1,10 +1,12 @@
 //! A running machine: its process, console and QMP socket.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::console::Console;
@@ -48,7 +50,7 @@ impl Machine {
     ) -> Result<Self> {
         let streams = child.stdin.take().zip(child.stdout.take());
         let (input, output) = streams
-            .ok_or_else(|| std::io::Error::other("it has no pipes"))
+            .ok_or_else(|| io::Error::other("it has no pipes"))
             .context("take the machine's standard streams")?;
         let console = Console::new(input, output);
         Ok(Self {
@@ -63,6 +65,18 @@ impl Machine {
     /// The process's id.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Sends a signal to the process.
+    ///
+    /// # Errors
+    ///
+    /// When it has ended.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        let pid = pid.ok_or_else(|| io::Error::other("it has no id"));
+        pid.and_then(|pid| kill_process(pid, signal).map_err(io::Error::from))
+            .context("signal the machine")
     }
 
     /// The path of the QMP socket.

@@ -139,6 +139,28 @@ impl Client {
             .ok_or_else(|| Error::Protocol(answer.to_string()))
     }
 
+    /// Waits for a run state.
+    ///
+    /// # Errors
+    ///
+    /// When the machine does not get there within `limit` (scaled).
+    pub fn wait_for_status(&mut self, wanted: &str, limit: Duration) -> Result<()> {
+        let limit = scaled(limit);
+        let deadline = Instant::now() + limit;
+        loop {
+            let status = self.status()?;
+            if status == wanted {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                let what = format!("run state {wanted}");
+                let last = format!("status: {status}");
+                return Err(Error::Timeout { what, limit, last });
+            }
+            thread::sleep(CONNECT_PAUSE);
+        }
+    }
+
     /// The next event of this name, from those that came already or will; events of other names
     /// stay in the queue.
     ///
@@ -156,6 +178,19 @@ impl Client {
             let message = self.message(&format!("event {name}"), deadline)?;
             self.events.push_back(message);
         }
+    }
+
+    /// Names of the events that have come and were not taken yet, oldest first, each with its
+    /// reason or action, if it has one, behind a blank.
+    pub fn take_event_names(&mut self) -> Vec<String> {
+        let name = |event: Value| {
+            let text = |value: &Value| value.as_str().map(str::to_owned);
+            let data = &event["data"];
+            let detail = text(&data["reason"]).or_else(|| text(&data["action"]));
+            let words = text(&event["event"]).into_iter().chain(detail);
+            words.collect::<Vec<_>>().join(" ")
+        };
+        self.take_events().into_iter().map(name).collect()
     }
 
     /// Events that have come and were not taken yet, oldest first.

@@ -32,6 +32,9 @@ const SDT_HEADER_LENGTH: u32 = 36;
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 const BOOT_ARCH_NO_CMOS_RTC: u16 = 1 << 5;
 
+/// What the power button is notified of (§5.6.6): S0 power button pressed.
+const BUTTON_PRESSED: u8 = 0x80;
+
 /// The ACPI tables cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum AcpiError {
@@ -140,6 +143,8 @@ fn dsdt(platform: Platform) -> Vec<u8> {
     let mut body = Vec::new();
     let s5 = aml::Package::new(vec![&S5_SLEEP_TYPE, &0u8, &0u8, &0u8]);
     aml::Name::new("_S5_".into(), &s5).to_aml_bytes(&mut body);
+    power_button(&mut body);
+    panic_port(&mut body);
     if platform.serial {
         serial_port(&mut body);
     }
@@ -156,6 +161,50 @@ fn dsdt(platform: Platform) -> Vec<u8> {
     );
     table.append_slice(&body);
     table.as_slice().to_vec()
+}
+
+/// `\_SB_.PWRB`, a control method power button (PNP0C0C), and `\_SB_.GED_`, the Generic Event
+/// Device (§5.6.9) whose one interrupt means that the button was pressed.
+fn power_button(body: &mut Vec<u8>) {
+    aml::Device::new(
+        "_SB_.PWRB".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &aml::EISAName::new("PNP0C0C")),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+        ],
+    )
+    .to_aml_bytes(body);
+    let interrupt = edge_interrupt(layout::POWER_BUTTON_GSI);
+    let button = aml::Path::new("_SB_.PWRB");
+    aml::Device::new(
+        "_SB_.GED_".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &"ACPI0013"),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&interrupt])),
+            &aml::Method::new(
+                "_EVT".into(),
+                1,
+                true,
+                vec![&aml::Notify::new(&button, &BUTTON_PRESSED)],
+            ),
+        ],
+    )
+    .to_aml_bytes(body);
+}
+
+/// `\_SB_.PEVT`: QEMU's panic port.
+fn panic_port(body: &mut Vec<u8>) {
+    let port = aml::IO::new(layout::PANIC_PORT, layout::PANIC_PORT, 1, 1);
+    aml::Device::new(
+        "_SB_.PEVT".into(),
+        vec![
+            &aml::Name::new("_HID".into(), &"QEMU0001"),
+            &aml::Name::new("_UID".into(), &aml::ZERO),
+            &aml::Name::new("_CRS".into(), &aml::ResourceTemplate::new(vec![&port])),
+        ],
+    )
+    .to_aml_bytes(body);
 }
 
 /// `\_SB_.COM1`: a 16550A (PNP0501).

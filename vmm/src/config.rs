@@ -10,6 +10,9 @@ use crate::units::MemorySize;
 /// the keyboard controller, and a reset at once when the kernel panics.
 pub const DEFAULT_CMDLINE: &str = "console=ttyS0 reboot=k panic=-1";
 
+/// The most vCPUs in a machine.
+pub const MAX_CPUS: u8 = 64;
+
 /// A machine to build.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
@@ -19,8 +22,12 @@ pub struct MachineConfig {
     pub initrd: Option<PathBuf>,
     /// The kernel command line.
     pub cmdline: String,
+    /// vCPUs, from 1 to [`MAX_CPUS`].
+    pub cpus: u8,
     /// Guest memory.
     pub memory: MemorySize,
     /// The balloon, if there is to be one.
     pub balloon: Option<BalloonOptions>,
+    /// Whether there is a port by which the guest ends its machine with an exit status.
+    pub debug_exit: bool,
 }

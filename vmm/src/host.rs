@@ -28,6 +28,14 @@ pub enum HostError {
     /// Something that every machine needs is not there.
     #[error("KVM lacks {0}, which every machine needs: update the host's kernel")]
     Capability(&'static str),
+    /// More vCPUs than KVM runs.
+    #[error("{asked} CPUs are more than this host's KVM runs ({max}): ask for fewer with --cpus")]
+    Cpus {
+        /// What was asked for.
+        asked: u8,
+        /// The most that KVM runs.
+        max: usize,
+    },
 }
 
 /// What every machine needs.
@@ -68,6 +76,25 @@ impl Host {
         let sync_mmu = kvm.check_extension(Cap::SyncMmu);
         Ok(Self { kvm, sync_mmu })
     }
+
+    /// Whether KVM runs a machine with so many vCPUs.
+    ///
+    /// # Errors
+    /// When it does not; more than it recommends is only worth a line in the log.
+    pub(crate) fn check_cpus(&self, asked: u8) -> Result<(), HostError> {
+        let recommended = self.kvm.get_nr_vcpus();
+        if usize::from(asked) > recommended {
+            log::info!("{asked} CPUs are more than KVM recommends on this host ({recommended})");
+        }
+        check_cpus(asked, self.kvm.get_max_vcpus())
+    }
+}
+
+fn check_cpus(asked: u8, max: usize) -> Result<(), HostError> {
+    if usize::from(asked) > max {
+        return Err(HostError::Cpus { asked, max });
+    }
+    Ok(())
 }
 
 fn first_missing(has: impl Fn(Cap) -> bool) -> Option<&'static str> {
@@ -100,6 +127,16 @@ mod tests {
         let missing = first_missing(|cap| !matches!(cap, Cap::Irqfd));
         assert_eq!(missing, Some("KVM_CAP_IRQFD"));
         assert_eq!(first_missing(|_| true), None);
+    }
+
+    #[test]
+    fn more_cpus_than_kvm_runs_are_refused_with_both_numbers() {
+        assert!(check_cpus(8, 8).is_ok());
+        let refused = check_cpus(9, 8).unwrap_err().to_string();
+        assert!(
+            refused.contains("9 CPUs") && refused.contains("(8)"),
+            "{refused}"
+        );
     }
 
     #[test]

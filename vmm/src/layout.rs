@@ -14,6 +14,9 @@ pub const VIRTIO_MMIO_START: u64 = 0xd000_0000;
 /// APIC alone.
 pub const VIRTIO_FIRST_GSI: u32 = 16;
 
+/// The GSI of the power button: the last of the I/O APIC.
+pub const POWER_BUTTON_GSI: u32 = 23;
+
 /// I/O APIC and local APICs, where KVM has them.
 pub const IO_APIC: u32 = 0xfec0_0000;
 /// See [`IO_APIC`].
@@ -62,3 +65,7 @@ pub const SERIAL_GSI: u32 = 4;
 pub const KEYBOARD_PORT: u16 = 0x60;
 /// ACPI's sleep control, sleep status and reset registers.
 pub const ACPI_PORT: u16 = 0x600;
+/// The panic port, where QEMU has it.
+pub const PANIC_PORT: u16 = 0x505;
+/// The debug exit port, where those who use QEMU's put it.
+pub const DEBUG_EXIT_PORT: u16 = 0xf4;

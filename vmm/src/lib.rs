@@ -1,7 +1,7 @@
 //! Turns a validated configuration into a running KVM machine.
 //!
 //! [`config`] is what a user can choose, [`builder`] makes a [`Machine`] of it in ordered steps,
-//! and a machine starts, pauses, resumes and tells what its guest did. The crate knows neither
+//! and a machine starts, pauses, resumes, is reset and tells what its guest did. The crate knows neither
 //! QMP nor the command line.
 
 pub mod builder;
@@ -11,22 +11,30 @@ pub mod machine;
 pub mod units;
 
 mod acpi;
+mod board;
+mod boot;
 mod boot_params;
 mod cpuid;
+mod device_set;
 mod device_thread;
+mod guest_events;
 mod host;
 mod kernel;
 mod memory;
 mod pvh;
 mod registers;
+mod run_state;
 mod vcpu;
 mod vcpu_thread;
 
 pub use acpi::AcpiError;
-pub use builder::{BuildError, MachineIo, build};
+pub use boot::BootError;
+pub use builder::{BuildError, MachineIo, build, check};
 pub use config::MachineConfig;
+pub use guest_events::{GuestEvent, GuestEvents};
 pub use host::HostError;
 pub use kernel::KernelError;
-pub use machine::{GuestEvent, Machine, RunState, StateError};
+pub use machine::{Machine, ResetError, StateError};
 pub use memory::MemoryError;
-pub use vcpu::VcpuFailure;
+pub use run_state::{Change, NeedsReset, RunState};
+pub use vcpu::{RegisterDump, VcpuFailure};

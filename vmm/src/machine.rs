@@ -1,128 +1,70 @@
-//! A running machine: its run state, and what its guest did.
+//! A running machine: its run state, and how it is run, stopped and reset.
 //!
-//! Everything here is called from the control thread, but for [`GuestEvents`], through which
-//! vCPU threads report.
+//! Everything here is called from the control thread.
 
-use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use aerostat_devices::GuestMemory;
 use aerostat_devices::balloon::Balloon;
 use aerostat_devices::serial::SerialPort;
+use aerostat_devices::{GuestMemory, release_all};
+use kvm_bindings::{CpuId, kvm_clock_data};
 use kvm_ioctls::VmFd;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
+use crate::acpi::Platform;
+use crate::board;
+use crate::boot::BootFiles;
+use crate::builder::BuildError;
+use crate::device_set::DeviceSet;
 use crate::device_thread::DeviceThread;
+use crate::guest_events::{GuestEvent, GuestEvents};
+use crate::host::Host;
+use crate::run_state::{Change, NeedsReset, RunState};
 use crate::units::MemorySize;
-use crate::vcpu::VcpuFailure;
 use crate::vcpu_thread::{StuckVcpu, VcpuThread};
 
-/// Where a machine is in its life; the names are QEMU's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RunState {
-    /// Built, and never run.
-    Prelaunch,
-    /// The guest runs.
-    Running,
-    /// The guest was stopped and can go on.
-    Paused,
-    /// The guest has ended its machine.
-    Shutdown,
-    /// A vCPU failed.
-    InternalError,
-}
-
-/// What a guest did to end its machine.
-#[derive(Debug)]
-pub enum GuestEvent {
-    /// It powered the machine off.
-    PowerOff,
-    /// It reset the machine.
-    Reset,
-    /// One of its vCPUs cannot go on.
-    VcpuFailed {
-        /// Which one.
-        index: u8,
-        /// Why.
-        failure: VcpuFailure,
-    },
-}
-
-/// The way from vCPU threads to the control thread. The first event ends the guest; what other
-/// vCPUs, or the same one a few instructions later, add to it is not heard.
-#[derive(Debug)]
-pub struct GuestEvents {
-    wake: EventFd,
-    ended: AtomicBool,
-    event: Mutex<Option<GuestEvent>>,
-}
-
-impl GuestEvents {
-    pub(crate) fn new() -> io::Result<Self> {
-        let wake = EventFd::new(EFD_NONBLOCK)?;
-        Ok(Self {
-            wake,
-            ended: AtomicBool::new(false),
-            event: Mutex::new(None),
-        })
-    }
-
-    pub(crate) fn send(&self, event: GuestEvent) {
-        if !self.ended.swap(true, Ordering::AcqRel) {
-            *self.event.lock().unwrap_or_else(PoisonError::into_inner) = Some(event);
-            let _ = self.wake.write(1);
-        }
-    }
-
-    /// Whether the guest has ended, so that no vCPU may enter it again.
-    pub(crate) fn ended(&self) -> bool {
-        self.ended.load(Ordering::Acquire)
-    }
-
-    /// Becomes readable when there is an event.
-    #[must_use]
-    pub fn wake(&self) -> &EventFd {
-        &self.wake
-    }
-
-    /// The event, once.
-    pub fn take(&self) -> Option<GuestEvent> {
-        let _ = self.wake.read();
-        self.event
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
-    }
-}
-
-/// A change of run state did not happen.
+/// A machine cannot be run or stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The guest has ended; a machine that starts again is another one.
-    #[error("the guest has ended")]
-    Ended,
+    /// The guest has ended.
+    #[error(transparent)]
+    NeedsReset(#[from] NeedsReset),
     /// A vCPU hangs.
     #[error(transparent)]
     Stuck(#[from] StuckVcpu),
 }
 
+/// A machine cannot be reset; it must not run again.
+#[derive(Debug, thiserror::Error)]
+pub enum ResetError {
+    /// A vCPU hangs.
+    #[error(transparent)]
+    Stuck(#[from] StuckVcpu),
+    /// A step of building it again failed.
+    #[error("Cannot build the machine again after its reset")]
+    Build(#[from] BuildError),
+}
+
 /// A machine.
 ///
 /// The fields are dropped in this order: first the vCPUs stop, then the device thread, then the
-/// VM goes, and guest memory last.
+/// VM goes, and guest memory after it.
 #[derive(Debug)]
 pub struct Machine {
     pub(crate) state: RunState,
     pub(crate) vcpus: Vec<VcpuThread>,
     pub(crate) _device_thread: DeviceThread,
     pub(crate) events: Arc<GuestEvents>,
-    pub(crate) balloon: Option<Arc<Balloon>>,
-    pub(crate) serial: Option<Arc<SerialPort>>,
+    pub(crate) devices: DeviceSet,
+    pub(crate) files: BootFiles,
+    pub(crate) platform: Platform,
     pub(crate) memory: MemorySize,
-    pub(crate) sync_mmu: bool,
-    pub(crate) _vm: VmFd,
-    pub(crate) _guest_memory: GuestMemory,
+    /// The guest's clock while it does not run.
+    pub(crate) clock: Option<kvm_clock_data>,
+    /// There is one but while a reset makes another.
+    pub(crate) vm: Option<VmFd>,
+    pub(crate) guest_memory: GuestMemory,
+    pub(crate) cpuid: CpuId,
+    pub(crate) host: Host,
 }
 
 impl Machine {
@@ -141,13 +83,13 @@ impl Machine {
     /// The memory balloon, if the machine has one.
     #[must_use]
     pub fn balloon(&self) -> Option<&Balloon> {
-        self.balloon.as_deref()
+        self.devices.balloon()
     }
 
     /// The serial port, if the machine has one.
     #[must_use]
     pub fn serial(&self) -> Option<&Arc<SerialPort>> {
-        self.serial.as_ref()
+        self.devices.serial.as_ref()
     }
 
     /// Guest memory at boot.
@@ -159,7 +101,19 @@ impl Machine {
     /// Whether KVM lets pages be taken from a running guest (KVM_CAP_SYNC_MMU).
     #[must_use]
     pub fn has_sync_mmu(&self) -> bool {
-        self.sync_mmu
+        self.host.sync_mmu
+    }
+
+    /// The host's ids of the vCPU threads, in the order of the vCPUs. They stay the same over
+    /// resets.
+    #[must_use]
+    pub fn vcpu_thread_ids(&self) -> Vec<u32> {
+        self.vcpus.iter().map(VcpuThread::id).collect()
+    }
+
+    /// Presses the power button. A guest that does not run finds it pressed when it goes on.
+    pub fn press_power_button(&self) {
+        self.devices.power_button.press();
     }
 
     /// Lets the guest run; whether it did not before.
@@ -167,15 +121,17 @@ impl Machine {
     /// # Errors
     /// When the guest has ended.
     pub fn resume(&mut self) -> Result<bool, StateError> {
-        match self.state {
-            RunState::Running => Ok(false),
-            RunState::Prelaunch | RunState::Paused => {
-                self.vcpus.iter().for_each(VcpuThread::run);
-                self.state = RunState::Running;
-                Ok(true)
-            }
-            RunState::Shutdown | RunState::InternalError => Err(StateError::Ended),
+        let before = self.state;
+        self.state = before.after(Change::Cont)?;
+        if before == RunState::Running {
+            return Ok(false);
         }
+        if before == RunState::GuestPanicked {
+            self.events.rearm();
+        }
+        self.restore_clock();
+        self.vcpus.iter().for_each(VcpuThread::run);
+        Ok(true)
     }
 
     /// Stops the guest; whether it ran before. When this returns, no instruction of it runs.
@@ -183,22 +139,119 @@ impl Machine {
     /// # Errors
     /// When a vCPU does not leave the guest.
     pub fn pause(&mut self) -> Result<bool, StateError> {
-        if self.state != RunState::Running {
-            return Ok(false);
-        }
-        self.vcpus.iter().for_each(VcpuThread::pause);
-        for vcpu in &self.vcpus {
-            vcpu.wait_parked()?;
-        }
-        self.state = RunState::Paused;
-        Ok(true)
+        self.stop_for(Change::Stop)
     }
 
-    /// Records that the guest has ended.
-    pub fn end(&mut self, event: &GuestEvent) {
-        self.state = match event {
-            GuestEvent::PowerOff | GuestEvent::Reset => RunState::Shutdown,
-            GuestEvent::VcpuFailed { .. } => RunState::InternalError,
+    /// Stops the guest because of what it did; whether it ran before.
+    ///
+    /// # Errors
+    /// When a vCPU does not leave the guest.
+    pub fn halt(&mut self, event: &GuestEvent) -> Result<bool, StateError> {
+        self.stop_for(match event {
+            GuestEvent::PowerOff
+            | GuestEvent::Exit(_)
+            | GuestEvent::Reset
+            | GuestEvent::TripleFault { .. } => Change::PowerOff,
+            GuestEvent::Panicked => Change::Panic,
+            GuestEvent::VcpuFailed { .. } => Change::Failure,
+        })
+    }
+
+    fn stop_for(&mut self, change: Change) -> Result<bool, StateError> {
+        let before = self.state;
+        let after = before.after(change)?;
+        if before == RunState::Running {
+            self.park()?;
+            self.keep_clock();
+        }
+        self.state = after;
+        Ok(before == RunState::Running)
+    }
+
+    /// Resets the machine: the guest starts from its kernel's entry, in memory of zeroes, with
+    /// devices as at power-on. A machine that runs goes on running; any other is in
+    /// [`RunState::Prelaunch`] afterwards. `announce` is called in between, when the machine is
+    /// reset and the guest does not run yet.
+    ///
+    /// What the guest had in its memory goes back to the host. vCPU threads stay the same.
+    ///
+    /// # Errors
+    /// When a vCPU hangs, KVM refuses, or the kernel can no longer be read. The machine is in
+    /// [`RunState::InternalError`] then.
+    pub fn reset(&mut self, announce: impl FnOnce()) -> Result<(), ResetError> {
+        let before = self.state;
+        let rebuilt = self.park().map_err(ResetError::from).and_then(|()| {
+            self.rebuild()?;
+            Ok(())
+        });
+        let change = if rebuilt.is_ok() {
+            Change::Reset
+        } else {
+            Change::Failure
         };
+        self.state = before.after(change).unwrap_or(RunState::InternalError);
+        rebuilt?;
+        self.clock = None;
+        announce();
+        if self.state == RunState::Running {
+            self.vcpus.iter().for_each(VcpuThread::run);
+        }
+        Ok(())
+    }
+
+    /// The board anew, around devices and memory that were put back. All vCPUs are parked.
+    fn rebuild(&mut self) -> Result<(), BuildError> {
+        self.devices.reset();
+        release_all(&self.guest_memory);
+        let boot = self.files.load(&self.guest_memory)?;
+        boot.write_information(self.platform, &self.guest_memory)?;
+        // Before interrupt lines are connected to another one.
+        self.vm = None;
+        let (vm, vcpus) = board::assemble(
+            &self.host,
+            &self.cpuid,
+            self.platform.cpus,
+            &self.guest_memory,
+            &self.devices,
+            boot.entry(),
+        )?;
+        for (thread, vcpu) in self.vcpus.iter().zip(vcpus) {
+            thread.install(vcpu);
+        }
+        self.vm = Some(vm);
+        self.events.rearm();
+        Ok(())
+    }
+
+    fn park(&self) -> Result<(), StuckVcpu> {
+        self.vcpus.iter().for_each(VcpuThread::pause);
+        self.vcpus.iter().try_for_each(VcpuThread::wait_parked)
+    }
+
+    /// A guest that is stopped does not see time pass, as in QEMU: its watchdogs would take the
+    /// gap for a hang.
+    fn keep_clock(&mut self) {
+        let clock = self.vm.as_ref().map(VmFd::get_clock);
+        self.clock = match clock {
+            Some(Ok(clock)) => Some(clock),
+            Some(Err(error)) => {
+                log::debug!("The guest's clock runs on while it is stopped: {error}");
+                None
+            }
+            None => None,
+        };
+    }
+
+    fn restore_clock(&mut self) {
+        let Some((vm, kept)) = self.vm.as_ref().zip(self.clock.take()) else {
+            return;
+        };
+        let clock = kvm_clock_data {
+            clock: kept.clock,
+            ..Default::default()
+        };
+        if let Err(error) = vm.set_clock(&clock) {
+            log::warn!("The guest's clock jumps over the time that it was stopped: {error}");
+        }
     }
 }

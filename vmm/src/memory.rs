@@ -31,6 +31,9 @@ pub enum MemoryError {
     },
 }
 
+/// Physical address bits of the CPUs that have most.
+pub(crate) const MAX_ADDRESS_BITS: u8 = 52;
+
 /// A range of RAM: where it starts and how many bytes it has.
 pub(crate) type Range = (GuestAddress, u64);
 

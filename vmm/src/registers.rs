@@ -1,4 +1,4 @@
-//! The state in which the first vCPU enters a kernel.
+//! The state in which vCPUs start, and in which the first of them enters a kernel.
 //!
 //! Linux boot protocol, "64-bit Boot Protocol": long mode, flat segments, the first GiB (here:
 //! 4 GiB) identity mapped, RSI = zero page. PVH: 32-bit protected mode, flat segments, no
@@ -71,7 +71,6 @@ const TASK_BUSY: u8 = 0xb;
 /// # Errors
 /// When KVM refuses, or guest memory cannot be written.
 pub(crate) fn enter(vcpu: &VcpuFd, entry: Entry, memory: &GuestMemory) -> Result<(), EntryError> {
-    set_msrs(vcpu)?;
     let fpu = kvm_fpu {
         fcw: FPU_CONTROL_WORD,
         mxcsr: MXCSR,
@@ -88,7 +87,11 @@ fn refused(part: &'static str) -> impl Fn(kvm_ioctls::Error) -> EntryError {
     move |source| EntryError::State { part, source }
 }
 
-fn set_msrs(vcpu: &VcpuFd) -> Result<(), EntryError> {
+/// Sets what firmware sets on every CPU alike; a CPU that is woken later keeps it.
+///
+/// # Errors
+/// When KVM refuses.
+pub(crate) fn set_msrs(vcpu: &VcpuFd) -> Result<(), EntryError> {
     let entry = |index, data| kvm_msr_entry {
         index,
         data,

@@ -16,9 +16,6 @@ pub(crate) struct Buses {
 /// A vCPU cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum VcpuFailure {
-    /// The guest met a fault while it handled a fault while it handled a fault.
-    #[error("The guest triple-faulted\n{0}")]
-    TripleFault(RegisterDump),
     /// KVM could not emulate an instruction, or met another case that it cannot handle.
     #[error("KVM met an internal error (suberror {suberror}: {meaning})\n{registers}")]
     Internal {
@@ -119,11 +116,19 @@ impl fmt::Display for RegisterDump {
     }
 }
 
+/// Why a guest cannot be entered again.
+pub(crate) enum Exit {
+    /// It met a fault while it handled a fault while it handled a fault.
+    TripleFault(RegisterDump),
+    /// The vCPU cannot go on.
+    Failure(VcpuFailure),
+}
+
 /// Runs the guest until it needs something, and gives it that.
 ///
 /// # Errors
 /// When the guest cannot be entered again.
-pub(crate) fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), VcpuFailure> {
+pub(crate) fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), Exit> {
     match vcpu.run() {
         Ok(VcpuExit::IoIn(port, data)) => {
             buses.ports.read(port.into(), data);
@@ -142,25 +147,25 @@ pub(crate) fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), VcpuFailure> 
             Ok(())
         }
         Ok(VcpuExit::Intr | VcpuExit::IrqWindowOpen) => Ok(()),
-        Ok(VcpuExit::Shutdown) => Err(VcpuFailure::TripleFault(RegisterDump::take(vcpu))),
-        Ok(VcpuExit::FailEntry(reason, _)) => Err(VcpuFailure::Entry {
+        Ok(VcpuExit::Shutdown) => Err(Exit::TripleFault(RegisterDump::take(vcpu))),
+        Ok(VcpuExit::FailEntry(reason, _)) => Err(Exit::Failure(VcpuFailure::Entry {
             reason,
             registers: RegisterDump::take(vcpu),
-        }),
-        Ok(VcpuExit::InternalError) => Err(internal_error(vcpu)),
+        })),
+        Ok(VcpuExit::InternalError) => Err(Exit::Failure(internal_error(vcpu))),
         Ok(exit) => {
             let exit = format!("{exit:?}");
-            Err(VcpuFailure::Unhandled {
+            Err(Exit::Failure(VcpuFailure::Unhandled {
                 exit,
                 registers: RegisterDump::take(vcpu),
-            })
+            }))
         }
         // EINTR: somebody wants this thread. EAGAIN: the vCPU waits to be started.
         Err(error) if [libc::EINTR, libc::EAGAIN].contains(&error.errno()) => Ok(()),
-        Err(source) => Err(VcpuFailure::Run {
+        Err(source) => Err(Exit::Failure(VcpuFailure::Run {
             source,
             registers: RegisterDump::take(vcpu),
-        }),
+        })),
     }
 }
 

@@ -1,4 +1,7 @@
-//! The thread of a vCPU, and how others make it run, pause and end.
+//! The thread of a vCPU, and how others make it run, pause and end, or give it another vCPU.
+//!
+//! The thread lives as long as the machine: whoever pins it to a CPU of the host does so once. A
+//! reset gives it a new vCPU.
 //!
 //! A request is a word that the thread looks at before each entry into the guest. To take it out
 //! of the guest, the requester sets `immediate_exit` in the vCPU's shared page and sends a
@@ -7,6 +10,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -15,8 +19,8 @@ use kvm_ioctls::VcpuFd;
 use libc::{c_int, c_void, siginfo_t};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
-use crate::machine::{GuestEvent, GuestEvents};
-use crate::vcpu::{Buses, step};
+use crate::guest_events::{GuestEvent, GuestEvents};
+use crate::vcpu::{Buses, Exit, step};
 
 /// How long a vCPU may take to leave the guest. It takes microseconds; a host that is short of
 /// CPUs may need longer.
@@ -40,8 +44,11 @@ pub struct StuckVcpu {
 struct State {
     request: Request,
     parked: bool,
-    /// The byte in the vCPU's shared page; `None` once the thread has ended.
+    /// The byte in the shared page of the vCPU that the thread has, or will have next; `None`
+    /// once it has ended.
     immediate_exit: Option<ImmediateExit>,
+    /// A vCPU in place of the one that the thread has.
+    next: Option<VcpuFd>,
 }
 
 struct Shared {
@@ -63,6 +70,10 @@ struct ImmediateExit(*mut u8);
 unsafe impl Send for ImmediateExit {}
 
 impl ImmediateExit {
+    fn of(vcpu: &mut VcpuFd) -> Self {
+        Self(&raw mut vcpu.get_kvm_run().immediate_exit)
+    }
+
     fn set(&self, value: bool) {
         // SAFETY: the pointer is valid as long as it is in `State` (see `Withdraw`), and a byte
         // is always aligned. The kernel reads the same byte; it expects it to change.
@@ -73,6 +84,8 @@ impl ImmediateExit {
 /// A vCPU thread.
 pub(crate) struct VcpuThread {
     index: u8,
+    /// The host's id of the thread.
+    id: u32,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -94,24 +107,45 @@ impl VcpuThread {
         events: Arc<GuestEvents>,
     ) -> io::Result<Self> {
         register_kick_handler()?;
-        let immediate_exit = ImmediateExit(&raw mut vcpu.get_kvm_run().immediate_exit);
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 request: Request::Pause,
                 parked: false,
-                immediate_exit: Some(immediate_exit),
+                immediate_exit: Some(ImmediateExit::of(&mut vcpu)),
+                next: None,
             }),
             changed: Condvar::new(),
         });
         let own = shared.clone();
+        let (id_sender, id) = sync_channel(1);
         let thread = thread::Builder::new()
             .name(format!("vcpu{index}"))
-            .spawn(move || run(index, vcpu, &own, &buses, &events))?;
+            .spawn(move || {
+                let _ = id_sender.send(rustix::thread::gettid());
+                run(index, vcpu, &own, &buses, &events);
+            })?;
+        let id = id.recv().map_err(io::Error::other)?;
         Ok(Self {
             index,
+            id: id.as_raw_nonzero().get().cast_unsigned(),
             shared,
             thread: Some(thread),
         })
+    }
+
+    /// The host's id of the thread.
+    pub(crate) fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Gives the thread another vCPU, in place of the one that it has. It must be parked.
+    pub(crate) fn install(&self, mut vcpu: VcpuFd) {
+        let mut state = self.shared.lock();
+        let immediate_exit = ImmediateExit::of(&mut vcpu);
+        immediate_exit.set(state.request != Request::Run);
+        state.immediate_exit = Some(immediate_exit);
+        state.next = Some(vcpu);
+        self.shared.changed.notify_all();
     }
 
     /// Lets the vCPU run.
@@ -183,35 +217,60 @@ impl Drop for Withdraw<'_> {
 fn run(index: u8, mut vcpu: VcpuFd, shared: &Shared, buses: &Buses, events: &GuestEvents) {
     // Dropped before `vcpu`, also when something panics.
     let _withdraw = Withdraw(shared);
-    while wait_for_run(&vcpu, shared) {
-        while !events.ended() && shared.lock().request == Request::Run {
-            if let Err(failure) = step(&mut vcpu, buses) {
-                events.send(GuestEvent::VcpuFailed { index, failure });
+    loop {
+        match wait_for_order(&vcpu, shared, events) {
+            Order::Run => {}
+            Order::Replace(next) => {
+                vcpu = next;
+                continue;
             }
+            Order::End => return,
         }
-        if events.ended() {
-            return;
+        while !events.halted() && shared.lock().request == Request::Run {
+            match step(&mut vcpu, buses) {
+                Ok(()) => {}
+                Err(Exit::TripleFault(registers)) => {
+                    events.send(GuestEvent::TripleFault { index, registers });
+                }
+                Err(Exit::Failure(failure)) => {
+                    events.send(GuestEvent::VcpuFailed { index, failure });
+                }
+            }
         }
     }
 }
 
-/// Parks until the vCPU may run; whether it may, rather than end.
-fn wait_for_run(vcpu: &VcpuFd, shared: &Shared) -> bool {
+/// What a vCPU thread does next.
+enum Order {
+    Run,
+    Replace(VcpuFd),
+    End,
+}
+
+/// Parks until there is something to do. A guest that has halted parks its vCPUs too.
+fn wait_for_order(vcpu: &VcpuFd, shared: &Shared, events: &GuestEvents) -> Order {
+    let must_park = |state: &State| {
+        state.next.is_none()
+            && (state.request == Request::Pause || state.request == Request::Run && events.halted())
+    };
     let mut state = shared.lock();
-    if state.request == Request::Pause {
+    if must_park(&state) {
         // Tells the guest that it was paused, so that its watchdogs do not take the gap for a
         // hang. Guests without kvm-clock have nothing to be told: KVM says EINVAL.
         let _ = vcpu.kvmclock_ctrl();
         state.parked = true;
         shared.changed.notify_all();
-        let paused = |state: &mut State| state.request == Request::Pause;
         state = shared
             .changed
-            .wait_while(state, paused)
+            .wait_while(state, |state| must_park(state))
             .unwrap_or_else(PoisonError::into_inner);
         state.parked = false;
     }
-    state.request == Request::Run
+    match (state.next.take(), state.request) {
+        (Some(next), _) => Order::Replace(next),
+        (None, Request::End) => Order::End,
+        (None, _) => Order::Run,
+    }
 }
 
 /// The signal that takes a thread out of the guest.

@@ -1,4 +1,5 @@
-//! Machines on the live KVM, with the scripted guest: building, running, pausing, ending.
+//! Machines on the live KVM, with the scripted guest: building, running, pausing, resetting,
+//! ending.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail a test")]
 
@@ -8,7 +9,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use aerostat_devices::balloon::BalloonOptions;
-use aerostat_tiny_guest::{Script, script_elf};
+use aerostat_tiny_guest::{OTHERS_COUNTER, Script, script_elf};
 use aerostat_vmm::{GuestEvent, Machine, MachineConfig, MachineIo, RunState, build};
 use tempfile::TempDir;
 
@@ -42,13 +43,19 @@ fn write(directory: &Path, name: &str, content: &[u8]) -> std::path::PathBuf {
 }
 
 fn guest(script: Script) -> Guest {
+    guest_with_cpus(script, 1)
+}
+
+fn guest_with_cpus(script: Script, cpus: u8) -> Guest {
     let files = TempDir::new().unwrap();
     let config = MachineConfig {
         kernel: write(files.path(), "kernel", &script_elf()),
         initrd: Some(write(files.path(), "script", &script.into_initrd())),
         cmdline: String::new(),
+        cpus,
         memory: "64M".parse().unwrap(),
         balloon: Some(BalloonOptions::default()),
+        debug_exit: true,
     };
     let (sender, output) = channel();
     let serial = Some(Box::new(Output(sender)) as _);
@@ -57,6 +64,7 @@ fn guest(script: Script) -> Guest {
         MachineIo {
             serial,
             balloon: Box::new(|_| {}),
+            crash_loaded: Box::new(|| {}),
         },
     )
     .unwrap();
@@ -109,14 +117,14 @@ fn triple_fault_is_reported_with_registers() {
     let mut guest = guest(Script::new().triple_fault());
     guest.machine.resume().unwrap();
     let event = guest.event();
-    let GuestEvent::VcpuFailed { index: 0, failure } = event else {
+    let GuestEvent::TripleFault {
+        index: 0,
+        registers,
+    } = event
+    else {
         panic!("{event:?}")
     };
-    let text = failure.to_string();
-    assert!(
-        text.contains("triple-faulted") && text.contains("rip"),
-        "{text}"
-    );
+    assert!(registers.to_string().contains("rip"), "{registers}");
 }
 
 #[test]
@@ -168,13 +176,103 @@ fn dropping_a_running_machine_ends_its_threads() {
 }
 
 #[test]
-fn ended_guest_does_not_start_again() {
-    let mut guest = guest(Script::new().power_off());
+fn ended_guest_starts_again_after_a_reset_only() {
+    let mut guest = guest(Script::new().puts("hello\n").power_off());
     guest.machine.resume().unwrap();
     let event = guest.event();
-    guest.machine.end(&event);
+    assert!(guest.machine.halt(&event).unwrap());
     assert_eq!(guest.machine.state(), RunState::Shutdown);
     assert!(guest.machine.resume().is_err());
+
+    guest.machine.reset(|| {}).unwrap();
+
+    assert_eq!(guest.machine.state(), RunState::Prelaunch);
+    assert!(guest.machine.resume().unwrap());
+    assert_eq!([guest.line(), guest.line()], ["hello", "hello"]);
+    assert!(matches!(guest.event(), GuestEvent::PowerOff));
+}
+
+#[test]
+fn panic_is_reported_and_the_guest_can_go_on_after_it() {
+    let mut guest = guest(Script::new().panic().puts("still here\n"));
+    guest.machine.resume().unwrap();
+    let event = guest.event();
+    assert!(matches!(event, GuestEvent::Panicked));
+    assert!(guest.machine.halt(&event).unwrap());
+    assert_eq!(guest.machine.state(), RunState::GuestPanicked);
+    assert!(guest.machine.resume().unwrap());
+    assert_eq!(guest.line(), "still here");
+}
+
+#[test]
+fn exit_port_ends_the_guest_with_an_odd_status() {
+    let mut guest = guest(Script::new().out8(0xf4, 5));
+    guest.machine.resume().unwrap();
+    assert!(matches!(guest.event(), GuestEvent::Exit(11)));
+}
+
+#[test]
+fn guest_finds_its_kernel_again_in_memory_of_zeroes_after_a_reset() {
+    let scratch = 0x200_0000;
+    let script = Script::new()
+        .print("found", scratch, 8)
+        .store(scratch, u64::MAX, 8)
+        .puts("ready\n");
+    let mut guest = guest(script);
+    guest.machine.resume().unwrap();
+    assert_eq!(guest.line(), "found 0000000000000000");
+    assert_eq!(guest.line(), "ready");
+
+    guest.machine.reset(|| {}).unwrap();
+
+    assert_eq!(guest.machine.state(), RunState::Running);
+    assert_eq!(guest.line(), "found 0000000000000000");
+    assert_eq!(guest.line(), "ready");
+}
+
+#[test]
+fn reset_leaves_a_stopped_machine_stopped() {
+    let mut guest = guest(Script::new().puts("ready\n").jump(6));
+    guest.machine.resume().unwrap();
+    assert_eq!(guest.line(), "ready");
+    guest.machine.pause().unwrap();
+    guest.machine.reset(|| {}).unwrap();
+    assert_eq!(guest.machine.state(), RunState::Prelaunch);
+    assert!(
+        guest
+            .output
+            .recv_timeout(Duration::from_millis(100))
+            .is_err()
+    );
+    guest.machine.resume().unwrap();
+    assert_eq!(guest.line(), "ready");
+}
+
+#[test]
+fn reset_keeps_the_vcpu_threads() {
+    let mut guest = guest_with_cpus(Script::new().jump(0), 3);
+    let before = guest.machine.vcpu_thread_ids();
+    guest.machine.resume().unwrap();
+    guest.machine.reset(|| {}).unwrap();
+    assert_eq!(guest.machine.vcpu_thread_ids(), before);
+    assert_eq!(before.len(), 3);
+}
+
+#[test]
+fn other_cpus_run_stop_and_are_woken_anew_after_a_reset() {
+    let script = Script::new()
+        .start_others()
+        .wait32(OTHERS_COUNTER, 0x1000, 0x1000)
+        .puts("counting\n");
+    let again = script.here();
+    let mut guest = guest_with_cpus(script.jump(again), 4);
+    guest.machine.resume().unwrap();
+    for _ in 0..3 {
+        assert_eq!(guest.line(), "counting");
+        guest.machine.pause().unwrap();
+        guest.machine.resume().unwrap();
+        guest.machine.reset(|| {}).unwrap();
+    }
 }
 
 #[test]

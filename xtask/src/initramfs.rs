@@ -13,10 +13,18 @@ use crate::kernel::Kernel;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// What the guest needs to find its balloon.
-const GUEST_MODULES: &[&str] = &["virtio_mmio", "virtio_balloon"];
+/// What the guest needs to find its balloon, to tell of a panic, and to hear its power button.
+const GUEST_MODULES: &[&str] = &[
+    "virtio_mmio",
+    "virtio_balloon",
+    "pvpanic_mmio",
+    "button",
+    "evdev",
+];
 /// What the outer machine needs to offer `/dev/kvm` on its emulated SVM CPU.
 const OUTER_MODULES: &[&str] = &["irqbypass", "kvm", "kvm_amd"];
+/// What busybox's `acpid` runs when the power button is pressed.
+const POWER_BUTTON_SCRIPT: &[u8] = b"#!/bin/sh\necho 'guest: power button'\npoweroff -f\n";
 /// Where modules are, with the file that lists them in the order to load them.
 const MODULE_DIRECTORY: &str = "lib/modules";
 
@@ -45,9 +53,14 @@ impl LinuxFiles {
     }
 }
 
-/// The guest's initial file system: busybox, the balloon's modules, and an init.
+/// The guest's initial file system: busybox, modules for its devices, what a test in it ends its
+/// machine with, and an init.
 fn guest_archive(workspace: &Workspace, kernel: &Kernel) -> Result<Vec<u8>> {
     let mut archive = base(workspace, "guest-init")?;
+    archive.directory("etc/acpi");
+    archive.directory("etc/acpi/PWRF");
+    archive.program("etc/acpi/PWRF/00000080", POWER_BUTTON_SCRIPT);
+    archive.program("bin/debug-exit", &aerostat_tiny_guest::debug_exit_program());
     add_modules(&mut archive, kernel, GUEST_MODULES)?;
     Ok(archive.finish())
 }

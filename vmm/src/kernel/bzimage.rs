@@ -37,7 +37,7 @@ const DEFAULT_SETUP_SECTS: u64 = 4;
 const PARAGRAPH: u64 = 16;
 
 /// Whether the file has the magic of a bzImage.
-pub(super) fn recognise(image: &mut Image<'_>) -> Result<bool, KernelError> {
+pub(super) fn recognise(image: &mut Image) -> Result<bool, KernelError> {
     if image.length < HEADER_OFFSET + 4 {
         return Ok(false);
     }
@@ -47,7 +47,7 @@ pub(super) fn recognise(image: &mut Image<'_>) -> Result<bool, KernelError> {
 }
 
 /// Checks and loads a file that was recognised.
-pub(super) fn load(mut image: Image<'_>, memory: &GuestMemory) -> Result<Kernel, KernelError> {
+pub(super) fn load(image: &mut Image, memory: &GuestMemory) -> Result<Kernel, KernelError> {
     if image.length < MIN_LENGTH {
         return Err(image.truncated(MIN_LENGTH));
     }
@@ -56,7 +56,7 @@ pub(super) fn load(mut image: Image<'_>, memory: &GuestMemory) -> Result<Kernel,
     let version = u16::from_le_bytes(image.read_at(VERSION_OFFSET)?);
     let [loadflags] = image.read_at(LOADFLAGS_OFFSET)?;
     let xloadflags = u16::from_le_bytes(image.read_at(XLOADFLAGS_OFFSET)?);
-    check_protocol(&image, version, loadflags, xloadflags)?;
+    check_protocol(image, version, loadflags, xloadflags)?;
 
     let setup_sects = if setup_sects == 0 {
         DEFAULT_SETUP_SECTS
@@ -94,7 +94,7 @@ pub(super) fn load(mut image: Image<'_>, memory: &GuestMemory) -> Result<Kernel,
 }
 
 fn check_protocol(
-    image: &Image<'_>,
+    image: &Image,
     version: u16,
     loadflags: u8,
     xloadflags: u16,
@@ -106,7 +106,7 @@ fn check_protocol(
         () => return Ok(()),
     };
     Err(KernelError::Protocol {
-        path: image.path.to_owned(),
+        path: image.path.clone(),
         version,
         missing,
     })

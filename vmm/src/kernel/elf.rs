@@ -33,14 +33,14 @@ const PHENTSIZE: u16 = 56;
 const PT_LOAD: u32 = 1;
 
 /// Checks and loads an ELF file.
-pub(super) fn load(mut image: Image<'_>, memory: &GuestMemory) -> Result<Kernel, KernelError> {
-    check_architecture(&mut image)?;
+pub(super) fn load(image: &mut Image, memory: &GuestMemory) -> Result<Kernel, KernelError> {
+    check_architecture(image)?;
     let entry = u64::from_le_bytes(image.read_at(ENTRY_OFFSET)?);
-    let segments = segments(&mut image)?;
+    let segments = segments(image)?;
     let end = segments.iter().map(|segment| segment.end).max();
     let end = end.ok_or_else(|| image.malformed("it has no segment to load"))?;
     for segment in &segments {
-        check_place(&image, segment, memory)?;
+        check_place(image, segment, memory)?;
     }
 
     let loaded = Elf::load(memory, None, &mut image.file, None)
@@ -62,7 +62,7 @@ pub(super) fn load(mut image: Image<'_>, memory: &GuestMemory) -> Result<Kernel,
     })
 }
 
-fn check_architecture(image: &mut Image<'_>) -> Result<(), KernelError> {
+fn check_architecture(image: &mut Image) -> Result<(), KernelError> {
     if image.length < HEADER_LENGTH {
         return Err(image.truncated(HEADER_LENGTH));
     }
@@ -91,13 +91,13 @@ fn check_architecture(image: &mut Image<'_>) -> Result<(), KernelError> {
         other => format!("machine number {other}"),
     };
     Err(KernelError::Architecture {
-        path: image.path.to_owned(),
+        path: image.path.clone(),
         architecture,
     })
 }
 
 /// The guest-physical ranges of all loadable segments, whose contents are all in the file.
-fn segments(image: &mut Image<'_>) -> Result<Vec<Range<u64>>, KernelError> {
+fn segments(image: &mut Image) -> Result<Vec<Range<u64>>, KernelError> {
     let table = u64::from_le_bytes(image.read_at(PHOFF_OFFSET)?);
     let entry_size = u16::from_le_bytes(image.read_at(PHENTSIZE_OFFSET)?);
     let count = u16::from_le_bytes(image.read_at(PHNUM_OFFSET)?);
@@ -128,13 +128,13 @@ fn segments(image: &mut Image<'_>) -> Result<Vec<Range<u64>>, KernelError> {
 
 /// Segments must lie in extended memory below the hole: under 1 MiB are the boot structures.
 fn check_place(
-    image: &Image<'_>,
+    image: &Image,
     segment: &Range<u64>,
     memory: &GuestMemory,
 ) -> Result<(), KernelError> {
     if segment.start < layout::EXTENDED_START || segment.end > layout::HOLE_START {
         return Err(KernelError::LoadAddress {
-            path: image.path.to_owned(),
+            path: image.path.clone(),
             start: segment.start,
             end: segment.end,
         });

@@ -1,7 +1,6 @@
 //! The initial RAM disk: as high below the hole as the kernel allows, clear of the kernel.
 
 use std::io::Seek;
-use std::path::Path;
 
 use aerostat_devices::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
@@ -21,11 +20,11 @@ pub(crate) struct Initrd {
 /// # Errors
 /// When the file cannot be read, or guest memory is too small for both.
 pub(crate) fn load_initrd(
-    path: &Path,
+    image: &mut Image,
     kernel: &Kernel,
     memory: &GuestMemory,
 ) -> Result<Initrd, KernelError> {
-    let mut image = Image::open(path, "initrd")?;
+    image.refresh()?;
     let bytes = image.length;
     let low_end = low_end(memory);
     let end = low_end.min(kernel.initrd_max.saturating_add(1));

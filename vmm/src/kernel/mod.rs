@@ -9,6 +9,7 @@ mod initrd;
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use aerostat_devices::GuestMemory;
@@ -172,22 +173,45 @@ pub(crate) struct Kernel {
     pub(crate) initrd_max: u64,
 }
 
-/// An open kernel or initrd, with what messages about it need.
-pub(super) struct Image<'a> {
-    path: &'a Path,
+/// An open kernel or initrd, with what messages about it need. It stays open for as long as the
+/// machine lives, so that a reset loads the same file again, whatever its path names by then.
+#[derive(Debug)]
+pub(crate) struct Image {
+    path: PathBuf,
     what: &'static str,
     file: File,
     length: u64,
 }
 
-impl<'a> Image<'a> {
-    fn open(path: &'a Path, what: &'static str) -> Result<Self, KernelError> {
+impl Image {
+    /// Opens a kernel.
+    ///
+    /// # Errors
+    /// When there is none, or not a regular file.
+    pub(crate) fn kernel(path: &Path) -> Result<Self, KernelError> {
+        Self::open(path, "kernel")
+    }
+
+    /// Opens an initrd.
+    ///
+    /// # Errors
+    /// When there is none, or not a regular file.
+    pub(crate) fn initrd(path: &Path) -> Result<Self, KernelError> {
+        Self::open(path, "initrd")
+    }
+
+    fn open(path: &Path, what: &'static str) -> Result<Self, KernelError> {
         let open_error = |source| KernelError::Open {
             what,
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(open_error)?;
+        // A pipe without a writer is not to be waited for.
+        let file = File::options()
+            .read(true)
+            .custom_flags(libc::O_NONBLOCK)
+            .open(path)
+            .map_err(open_error)?;
         let metadata = file.metadata().map_err(open_error)?;
         if !metadata.is_file() {
             let kind = if metadata.is_dir() {
@@ -198,11 +222,18 @@ impl<'a> Image<'a> {
             return Err(open_error(kind));
         }
         Ok(Self {
-            path,
+            path: path.to_owned(),
             what,
             file,
             length: metadata.len(),
         })
+    }
+
+    /// Looks at the file's length again: somebody may have written to it since it was loaded.
+    fn refresh(&mut self) -> Result<(), KernelError> {
+        let metadata = self.file.metadata();
+        self.length = metadata.map_err(|source| self.read_error(source))?.len();
+        Ok(())
     }
 
     /// Reads `N` bytes from `offset`.
@@ -222,14 +253,14 @@ impl<'a> Image<'a> {
     fn read_error(&self, source: io::Error) -> KernelError {
         KernelError::Read {
             what: self.what,
-            path: self.path.to_owned(),
+            path: self.path.clone(),
             source,
         }
     }
 
     fn truncated(&self, needed: u64) -> KernelError {
         KernelError::Truncated {
-            path: self.path.to_owned(),
+            path: self.path.clone(),
             needed,
             actual: self.length,
         }
@@ -237,21 +268,21 @@ impl<'a> Image<'a> {
 
     fn not_a_kernel(&self, hint: &'static str) -> KernelError {
         KernelError::NotAKernel {
-            path: self.path.to_owned(),
+            path: self.path.clone(),
             hint,
         }
     }
 
     fn malformed(&self, reason: &'static str) -> KernelError {
         KernelError::Malformed {
-            path: self.path.to_owned(),
+            path: self.path.clone(),
             reason,
         }
     }
 
     fn load_error(&self, source: loader::Error) -> KernelError {
         KernelError::Load {
-            path: self.path.to_owned(),
+            path: self.path.clone(),
             source,
         }
     }
@@ -260,7 +291,7 @@ impl<'a> Image<'a> {
     fn does_not_fit(&self, what: &'static str, low_end: u64, end: u64) -> KernelError {
         KernelError::DoesNotFit {
             what,
-            path: self.path.to_owned(),
+            path: self.path.clone(),
             memory_mib: low_end >> 20,
             needed_mib: end.div_ceil(1 << 20),
         }
@@ -279,8 +310,8 @@ pub(super) fn low_end(memory: &GuestMemory) -> u64 {
 ///
 /// # Errors
 /// What is wrong with the file, or that guest memory is too small for it.
-pub(crate) fn load_kernel(path: &Path, memory: &GuestMemory) -> Result<Kernel, KernelError> {
-    let mut image = Image::open(path, "kernel")?;
+pub(crate) fn load_kernel(image: &mut Image, memory: &GuestMemory) -> Result<Kernel, KernelError> {
+    image.refresh()?;
     if image.length < 4 {
         return Err(image.not_a_kernel(if image.length == 0 {
             " (the file is empty)"
@@ -292,7 +323,7 @@ pub(crate) fn load_kernel(path: &Path, memory: &GuestMemory) -> Result<Kernel, K
     if magic == *b"\x7fELF" {
         return elf::load(image, memory);
     }
-    if bzimage::recognise(&mut image)? {
+    if bzimage::recognise(image)? {
         return bzimage::load(image, memory);
     }
     Err(image.not_a_kernel(hint(magic)))
@@ -316,13 +347,13 @@ fn hint(magic: [u8; 4]) -> &'static str {
 pub(crate) fn write_cmdline(
     cmdline: &str,
     kernel: &Kernel,
-    kernel_path: &Path,
+    image: &Image,
     memory: &GuestMemory,
 ) -> Result<(), KernelError> {
     let limit = kernel.cmdline_limit.min(layout::CMDLINE_MAX);
     if cmdline.len() as u64 > limit {
         return Err(KernelError::CmdlineTooLong {
-            path: kernel_path.to_owned(),
+            path: image.path.clone(),
             length: cmdline.len(),
             limit,
         });

@@ -16,8 +16,16 @@ fn file(content: &[u8]) -> NamedTempFile {
     file
 }
 
+fn kernel_file(content: &[u8]) -> Image {
+    Image::kernel(file(content).path()).unwrap()
+}
+
+fn initrd_file(file: &NamedTempFile) -> Image {
+    Image::initrd(file.path()).unwrap()
+}
+
 fn load(content: &[u8]) -> Result<Kernel, KernelError> {
-    load_kernel(file(content).path(), &memory())
+    load_kernel(&mut kernel_file(content), &memory())
 }
 
 /// What a user reads.
@@ -52,7 +60,7 @@ fn bzimage(code: &[u8]) -> Vec<u8> {
 fn bzimage_is_loaded_at_1_mib_and_entered_at_its_64_bit_entry() {
     let memory = memory();
     let code = [0xab; 4096];
-    let kernel = load_kernel(file(&bzimage(&code)).path(), &memory).unwrap();
+    let kernel = load_kernel(&mut kernel_file(&bzimage(&code)), &memory).unwrap();
     assert_eq!(kernel.entry, Entry::Linux64(GuestAddress(0x10_0200)));
     assert_eq!(kernel.end, 0x120_0000);
     assert_eq!(
@@ -187,9 +195,9 @@ fn other_files_are_refused_with_a_hint_where_there_is_one() {
 
 #[test]
 fn missing_file_and_directory_are_refused_with_the_reason() {
-    let missing = load_kernel(Path::new("/no/such/kernel"), &memory()).unwrap_err();
+    let missing = Image::kernel(Path::new("/no/such/kernel")).unwrap_err();
     assert_eq!(missing.to_string(), "Cannot open kernel /no/such/kernel");
-    let directory = load_kernel(Path::new("/"), &memory()).unwrap_err();
+    let directory = Image::kernel(Path::new("/")).unwrap_err();
     assert!(matches!(directory, KernelError::Open { .. }));
 }
 
@@ -197,7 +205,8 @@ fn missing_file_and_directory_are_refused_with_the_reason() {
 fn command_line_is_taken_up_to_the_kernels_limit() {
     let memory = memory();
     let kernel = load(&bzimage(&[])).unwrap();
-    let write = |length| write_cmdline(&"x".repeat(length), &kernel, Path::new("k"), &memory);
+    let image = kernel_file(&bzimage(&[]));
+    let write = |length| write_cmdline(&"x".repeat(length), &kernel, &image, &memory);
     assert!(write(100).is_ok());
     let refused = write(101).unwrap_err().to_string();
     assert!(
@@ -210,7 +219,7 @@ fn command_line_is_taken_up_to_the_kernels_limit() {
 fn initrd_lies_at_the_end_of_memory() {
     let memory = memory();
     let kernel = load(&bzimage(&[])).unwrap();
-    let initrd = load_initrd(file(b"ramdisk").path(), &kernel, &memory).unwrap();
+    let initrd = load_initrd(&mut initrd_file(&file(b"ramdisk")), &kernel, &memory).unwrap();
     assert_eq!(
         initrd,
         Initrd {
@@ -228,11 +237,41 @@ fn initrd_that_does_not_fit_behind_the_kernel_is_refused() {
     let kernel = load(&bzimage(&[])).unwrap();
     let large = NamedTempFile::new().unwrap();
     large.as_file().set_len(60 << 20).unwrap();
-    let refused = load_initrd(large.path(), &kernel, &memory())
+    let refused = load_initrd(&mut initrd_file(&large), &kernel, &memory())
         .unwrap_err()
         .to_string();
     assert!(
         refused.contains("Initrd") && refused.contains("at least 78M"),
         "{refused}"
     );
+}
+
+#[test]
+fn open_file_is_loaded_again_when_its_path_is_gone() {
+    let mut image = kernel_file(&bzimage(&[0; 4096]));
+    let first = load_kernel(&mut image, &memory()).unwrap();
+    let second = load_kernel(&mut image, &memory()).unwrap();
+    assert_eq!((first.entry, first.end), (second.entry, second.end));
+}
+
+#[test]
+fn file_that_was_cut_since_it_was_opened_is_refused() {
+    let file = file(&bzimage(&[0; 4096]));
+    let mut image = Image::kernel(file.path()).unwrap();
+    file.as_file().set_len(2000).unwrap();
+    let refused = load_kernel(&mut image, &memory()).unwrap_err();
+    assert!(matches!(
+        refused,
+        KernelError::Truncated { actual: 2000, .. }
+    ));
+}
+
+#[test]
+fn pipe_is_refused_rather_than_waited_for() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = directory.path().join("pipe");
+    let mode = rustix::fs::Mode::RUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let refused = Image::kernel(&path).unwrap_err();
+    assert!(matches!(refused, KernelError::Open { .. }));
 }

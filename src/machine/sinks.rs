@@ -1,0 +1,24 @@
+//! What tells QMP's clients what a guest says on a vCPU thread, without the control thread.
+
+use aerostat_devices::balloon::BalloonSink;
+use aerostat_qmp::{Event, EventSender, PanicAction};
+use aerostat_vmm::units::MemorySize;
+
+use super::guest_bytes;
+
+/// What turns a guest's word about its balloon into BALLOON_CHANGE.
+pub fn balloon_sink(memory: MemorySize, events: EventSender) -> BalloonSink {
+    Box::new(move |pages| {
+        events.send(Event::BalloonChange {
+            actual_bytes: guest_bytes(memory, pages),
+        });
+    })
+}
+
+/// What turns a guest's word that its crash kernel takes over into GUEST_CRASHLOADED.
+pub fn crash_loaded_sink(events: EventSender) -> Box<dyn Fn() + Send + Sync> {
+    Box::new(move || {
+        let action = PanicAction::Run;
+        events.send(Event::GuestCrashloaded { action });
+    })
+}

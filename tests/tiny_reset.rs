@@ -1,0 +1,261 @@
+//! Resets of a machine with the bare-metal guest: by whom, what stays, what does not, and that
+//! nothing is left behind.
+
+mod common;
+
+use std::time::Duration;
+
+use aerostat_tiny_guest::{BalloonDriver, OTHERS_COUNTER, Script};
+use common::machine::Machine;
+use common::setup::Setup;
+
+const LIMIT: Duration = Duration::from_secs(30);
+/// The first virtio-mmio device, as the DSDT announces it.
+const DEVICE: u64 = 0xd000_0000;
+/// Guest memory for the driver's rings.
+const RINGS: u64 = 0x200_0000;
+/// Guest memory to give away: 16 MiB from 16 MiB.
+const PAGES: u64 = 0x100_0000;
+const FIRST_PFN: u32 = 0x1000;
+const COUNT: u32 = 4096;
+const PAGE: u64 = 4096;
+const MEMORY: u64 = 64 << 20;
+
+fn start(script: Script) -> Machine {
+    Setup::tiny(script).expect("guest").start().expect("start")
+}
+
+/// A guest that says `ready` and does nothing more.
+fn idle() -> Script {
+    Script::new().puts("ready\n")
+}
+
+/// The ways in which a guest resets its machine.
+fn ways() -> [(&'static str, fn(Script) -> Script); 3] {
+    [
+        ("keyboard controller", Script::reset),
+        ("ACPI", |script| script.out8(0x602, 1)),
+        ("triple fault", Script::triple_fault),
+    ]
+}
+
+#[test]
+fn guest_that_resets_starts_over() {
+    for (way, reset) in ways() {
+        let script = reset(Script::new().puts("ready\n").echo_serial());
+        let mut machine = start(script.puts("not reset\n"));
+        let mut qmp = machine.qmp().expect("connect");
+        machine.console.wait_for("ready", LIMIT).expect("guest");
+        machine.console.send("k").expect("type");
+        let event = qmp.wait_event("RESET", LIMIT).expect(way);
+        assert_eq!(event["data"]["guest"], true);
+        assert_eq!(event["data"]["reason"], "guest-reset");
+        machine.console.wait_for("ready", LIMIT).expect(way);
+        assert_eq!(qmp.status().expect("status"), "running");
+        assert!(!machine.console.log().contains("not reset"));
+    }
+}
+
+#[test]
+fn reset_ends_the_machine_where_it_is_not_to_reboot() {
+    let script = Script::reset(idle().echo_serial());
+    let setup = Setup::tiny(script).expect("guest").flag("--no-reboot");
+    let mut machine = setup.start().expect("start");
+    let mut qmp = machine.qmp().expect("connect");
+    machine.console.send("k").expect("type");
+    let event = qmp.wait_event("SHUTDOWN", LIMIT).expect("event");
+    assert_eq!(event["data"]["reason"], "guest-reset");
+    machine.wait_success().expect("status 0");
+}
+
+#[test]
+fn reset_over_qmp_ends_the_machine_where_it_is_not_to_reboot() {
+    let setup = Setup::tiny(idle()).expect("guest").flag("--no-reboot");
+    let mut machine = setup.start().expect("start");
+    let mut qmp = machine.qmp().expect("connect");
+    qmp.execute("system_reset").expect("answer");
+    let event = qmp.wait_event("SHUTDOWN", LIMIT).expect("event");
+    assert_eq!(event["data"]["reason"], "host-qmp-system-reset");
+    machine.wait_success().expect("status 0");
+}
+
+#[test]
+fn machine_that_neither_reboots_nor_ends_stays_shut_down_after_a_reset() {
+    let setup = Setup::tiny(Script::reset(idle().echo_serial())).expect("guest");
+    let setup = setup.flag("--no-reboot").flag("--no-shutdown");
+    let mut machine = setup.start().expect("start");
+    let mut qmp = machine.qmp().expect("connect");
+    machine.console.send("k").expect("type");
+    qmp.wait_for_status("shutdown", LIMIT).expect("state");
+    assert_eq!(qmp.take_event_names(), ["SHUTDOWN guest-reset", "STOP"]);
+}
+
+#[test]
+fn balloon_keeps_target_and_actual_and_the_next_driver_finds_the_target() {
+    let mut driver = BalloonDriver::new(DEVICE, RINGS);
+    let script = driver
+        .init(Script::new())
+        .print("target", driver.num_pages(), 4)
+        .wait32(driver.num_pages(), u32::MAX, COUNT);
+    let script = driver
+        .inflate(script, FIRST_PFN, COUNT / 2, 1, COUNT / 2)
+        .puts("inflated\n");
+    let mut machine = start(script);
+    let mut qmp = machine.qmp().expect("connect");
+    qmp.balloon(MEMORY - u64::from(COUNT) * PAGE)
+        .expect("balloon");
+    machine.console.wait_for("inflated", LIMIT).expect("guest");
+    let actual = MEMORY - u64::from(COUNT) / 2 * PAGE;
+    assert_eq!(qmp.balloon_actual().expect("actual"), actual);
+
+    qmp.execute("stop").expect("stop");
+    qmp.execute("system_reset").expect("reset");
+    assert_eq!(qmp.balloon_actual().expect("actual"), actual);
+    qmp.execute("cont").expect("cont");
+
+    let target = format!("target {COUNT:016x}");
+    machine.console.wait_for(&target, LIMIT).expect("target");
+    machine.console.wait_for("inflated", LIMIT).expect("guest");
+}
+
+#[test]
+fn reset_gives_the_guests_memory_back_to_the_host() {
+    let script = Script::new()
+        .fill(PAGES, COUNT.into(), PAGE, 1)
+        .puts("filled\n");
+    let mut machine = start(script);
+    let mut qmp = machine.qmp().expect("connect");
+    machine.console.wait_for("filled", LIMIT).expect("guest");
+    let full_kib = machine.resident_kib().expect("RSS");
+    qmp.execute("stop").expect("stop");
+    qmp.execute("system_reset").expect("reset");
+    let left_kib = machine.resident_kib().expect("RSS");
+    assert!(
+        left_kib + 15 * 1024 < full_kib,
+        "{full_kib} KiB before, {left_kib} after"
+    );
+}
+
+/// The guest gives pages away for ever; what it meets while its machine is reset is a new life.
+#[test]
+fn reset_during_an_inflate_leaves_a_device_that_works() {
+    let mut driver = BalloonDriver::new(DEVICE, RINGS);
+    let script = driver.init(Script::new()).puts("ready\n");
+    let script = (0..64).fold(script, |script, _| {
+        driver.inflate(script, FIRST_PFN, COUNT / 2, 1, COUNT / 2)
+    });
+    let mut machine = start(script.puts("done\n"));
+    let mut qmp = machine.qmp().expect("connect");
+    for round in 0..20u64 {
+        machine.console.wait_for("ready", LIMIT).expect("guest");
+        std::thread::sleep(Duration::from_millis(round % 7));
+        qmp.execute("system_reset").expect("reset");
+    }
+    machine.console.wait_for("done", LIMIT * 4).expect("guest");
+    assert_eq!(qmp.status().expect("status"), "running");
+}
+
+/// Descriptors, threads and mappings of the machine's process.
+fn resources(machine: &Machine) -> [usize; 3] {
+    let count = |folder: &str| {
+        let path = format!("/proc/{}/{folder}", machine.pid());
+        std::fs::read_dir(path).expect("proc").count()
+    };
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", machine.pid())).expect("maps");
+    [count("fd"), count("task"), maps.lines().count()]
+}
+
+#[test]
+fn hundred_resets_leave_nothing_behind() {
+    let script = idle().start_others();
+    let setup = Setup::tiny(script).expect("guest").argument("--cpus", "2");
+    let mut machine = setup.start().expect("start");
+    let mut qmp = machine.qmp().expect("connect");
+    let mut reset = |count: usize| {
+        for _ in 0..count {
+            machine.console.wait_for("ready", LIMIT).expect("guest");
+            qmp.execute("system_reset").expect("reset");
+        }
+        machine.console.wait_for("ready", LIMIT).expect("guest");
+        qmp.execute("stop").expect("stop");
+        let seen = (resources(&machine), machine.resident_kib().expect("RSS"));
+        qmp.execute("cont").expect("cont");
+        machine.console.send("k").expect("type");
+        qmp.execute("system_reset").expect("reset");
+        seen
+    };
+    // What is allocated once is allocated by then.
+    let (before, before_kib) = reset(10);
+
+    let (after, after_kib) = reset(100);
+
+    assert_eq!(after, before, "descriptors, threads, mappings");
+    assert!(
+        after_kib < before_kib + 512,
+        "{before_kib} KiB before, {after_kib} after"
+    );
+}
+
+#[test]
+fn client_stays_connected_and_cpu_threads_stay_the_same() {
+    let setup = Setup::tiny(idle()).expect("guest").argument("--cpus", "3");
+    let machine = setup.start().expect("start");
+    let mut qmp = machine.qmp().expect("connect");
+    let before = qmp.execute("query-cpus-fast").expect("CPUs");
+    qmp.execute("system_reset").expect("reset");
+    let after = qmp.execute("query-cpus-fast").expect("CPUs");
+    assert_eq!(before, after);
+    for (index, cpu) in after.as_array().expect("list").iter().enumerate() {
+        let path = format!("/proc/{}/task/{}/comm", machine.pid(), cpu["thread-id"]);
+        let name = std::fs::read_to_string(path).expect("thread");
+        assert_eq!(name.trim(), format!("vcpu{index}"));
+        assert_eq!(cpu["cpu-index"], index);
+    }
+}
+
+#[test]
+fn machine_is_stopped_and_run_a_thousand_times_under_load() {
+    let counting = 0x1000;
+    let script = Script::new().start_others();
+    let again = script.here();
+    let script = script
+        .wait32(OTHERS_COUNTER, counting, 0)
+        .wait32(OTHERS_COUNTER, counting, counting)
+        .puts(".")
+        .jump(again);
+    let setup = Setup::tiny(script).expect("guest").argument("--cpus", "4");
+    let mut machine = setup.start().expect("start");
+    let mut qmp = machine.qmp().expect("connect");
+    machine.console.wait_for(".", LIMIT).expect("guest");
+    for _ in 0..1000 {
+        qmp.execute("stop").expect("stop");
+        qmp.execute("cont").expect("cont");
+    }
+    let before = machine.console.log().len();
+    machine.console.wait_for(".", LIMIT).expect("guest");
+    let names = qmp.take_event_names();
+    assert_eq!(names.len(), 2000);
+    assert!(names.chunks(2).all(|pair| pair == ["STOP", "RESUME"]));
+    assert!(machine.console.log().len() >= before);
+}
+
+#[test]
+fn nothing_of_any_cpu_runs_while_stopped() {
+    let script = Script::new().start_others();
+    let again = script.here();
+    let script = script.print("count", OTHERS_COUNTER, 4).jump(again);
+    let setup = Setup::tiny(script).expect("guest").argument("--cpus", "4");
+    let mut machine = setup.start().expect("start");
+    let mut qmp = machine.qmp().expect("connect");
+    let mut count = || {
+        machine.console.wait_for("count ", LIMIT).expect("guest");
+        let digits = machine.console.wait_for("\n", LIMIT).expect("guest");
+        u64::from_str_radix(&digits, 16).expect("number")
+    };
+    while count() == 0 {}
+    qmp.execute("stop").expect("stop");
+    std::thread::sleep(Duration::from_millis(50));
+    let text = machine.console.log();
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(machine.console.log(), text);
+}

@@ -1,0 +1,81 @@
+//! What of a machine belongs to KVM: the virtual machine and its CPUs.
+//!
+//! A reset makes all of it anew. Nothing that the guest did to its CPUs or interrupt controllers
+//! outlives that, without anybody having to know all that there is to put back. Guest memory and
+//! devices are the same before and after.
+
+use aerostat_devices::GuestMemory;
+use kvm_bindings::{CpuId, kvm_userspace_memory_region};
+use kvm_ioctls::{VcpuFd, VmFd};
+use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
+
+use crate::builder::{BuildError, kvm};
+use crate::device_set::DeviceSet;
+use crate::host::Host;
+use crate::kernel::Entry;
+use crate::{cpuid, layout, registers};
+
+/// Makes a virtual machine with `cpus` CPUs that has `memory` and `devices`; its first CPU is
+/// about to enter the kernel at `entry`.
+///
+/// Memory slots come before the interrupt controllers: the first change of slots waits for a
+/// grace period once the controllers are registered, which costs milliseconds.
+///
+/// # Errors
+/// The step that KVM refused.
+pub(crate) fn assemble(
+    host: &Host,
+    cpuid: &CpuId,
+    cpus: u8,
+    memory: &GuestMemory,
+    devices: &DeviceSet,
+    entry: Entry,
+) -> Result<(VmFd, Vec<VcpuFd>), BuildError> {
+    let vm = host
+        .kvm
+        .create_vm()
+        .map_err(kvm("create a virtual machine"))?;
+    add_memory(&vm, memory)?;
+    vm.set_tss_address(usize::try_from(layout::KVM_TSS).unwrap_or(usize::MAX))
+        .map_err(kvm("place its task state segment"))?;
+    vm.create_irq_chip()
+        .map_err(kvm("create interrupt controllers"))?;
+    devices.connect(&vm)?;
+    let vcpus = (0..cpus)
+        .map(|index| create_vcpu(&vm, cpuid, index, cpus))
+        .collect::<Result<Vec<_>, _>>()?;
+    // The others wait for the first to wake them.
+    if let Some(first) = vcpus.first() {
+        registers::enter(first, entry, memory)?;
+    }
+    Ok((vm, vcpus))
+}
+
+fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), BuildError> {
+    for (slot, region) in (0..).zip(memory.iter()) {
+        let host = region
+            .get_host_address(MemoryRegionAddress(0))
+            .map_err(crate::boot::BootError::from)?;
+        let slot = kvm_userspace_memory_region {
+            slot,
+            flags: 0,
+            guest_phys_addr: region.start_addr().0,
+            memory_size: region.len(),
+            userspace_addr: host as u64,
+        };
+        // SAFETY: regions do not overlap, and stay mapped for as long as a clone of `memory`
+        // lives: the machine keeps one until its VM is gone.
+        unsafe { vm.set_user_memory_region(slot) }.map_err(kvm("take guest memory"))?;
+    }
+    Ok(())
+}
+
+fn create_vcpu(vm: &VmFd, cpuid: &CpuId, index: u8, cpus: u8) -> Result<VcpuFd, BuildError> {
+    let vcpu = vm.create_vcpu(index.into()).map_err(kvm("create a vCPU"))?;
+    let leaves = cpuid::for_vcpu(cpuid, index, cpus)
+        .map_err(|_| kvm("take a vCPU's features")(kvm_ioctls::Error::new(libc::E2BIG)))?;
+    vcpu.set_cpuid2(&leaves)
+        .map_err(kvm("set a vCPU's features"))?;
+    registers::set_msrs(&vcpu)?;
+    Ok(vcpu)
+}

@@ -1,0 +1,104 @@
+//! What is in memory before the guest starts: kernel, initrd, command line, ACPI tables, and what
+//! the kernel's entry protocol asks for.
+
+use aerostat_devices::GuestMemory;
+
+use crate::acpi::{self, AcpiError, Platform};
+use crate::config::MachineConfig;
+use crate::kernel::{self, Entry, Image, Initrd, Kernel, KernelError};
+use crate::{boot_params, memory, pvh};
+
+/// Boot information could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// Kernel, initrd or command line are not usable.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+    /// ACPI tables could not be written.
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+    /// Guest memory could not be written.
+    #[error("Cannot write boot information to guest memory")]
+    Memory(#[from] vm_memory::GuestMemoryError),
+}
+
+/// The files that a machine boots from, open.
+#[derive(Debug)]
+pub(crate) struct BootFiles {
+    kernel: Image,
+    initrd: Option<Image>,
+    cmdline: String,
+}
+
+/// Files that have been loaded.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    kernel: Kernel,
+    initrd: Option<Initrd>,
+    cmdline_bytes: usize,
+}
+
+impl BootFiles {
+    /// Opens the files that `config` names.
+    ///
+    /// # Errors
+    /// The first that cannot be opened.
+    pub(crate) fn open(config: &MachineConfig) -> Result<Self, KernelError> {
+        Ok(Self {
+            kernel: Image::kernel(&config.kernel)?,
+            initrd: config.initrd.as_deref().map(Image::initrd).transpose()?,
+            cmdline: config.cmdline.clone(),
+        })
+    }
+
+    /// Checks the files and loads them into `memory`.
+    ///
+    /// # Errors
+    /// What is wrong with one of them, or that they do not fit.
+    pub(crate) fn load(&mut self, memory: &GuestMemory) -> Result<Loaded, KernelError> {
+        let kernel = kernel::load_kernel(&mut self.kernel, memory)?;
+        kernel::write_cmdline(&self.cmdline, &kernel, &self.kernel, memory)?;
+        let initrd = match &mut self.initrd {
+            Some(image) => Some(kernel::load_initrd(image, &kernel, memory)?),
+            None => None,
+        };
+        log::info!("Kernel: {:x?}, initrd {initrd:x?}", kernel.entry);
+        Ok(Loaded {
+            kernel,
+            initrd,
+            cmdline_bytes: self.cmdline.len(),
+        })
+    }
+}
+
+impl Loaded {
+    /// Where and how the first vCPU enters the kernel.
+    pub(crate) fn entry(&self) -> Entry {
+        self.kernel.entry
+    }
+
+    /// Writes ACPI tables and what the entry protocol of the kernel asks for.
+    ///
+    /// # Errors
+    /// When they do not fit into guest memory.
+    pub(crate) fn write_information(
+        &self,
+        platform: Platform,
+        memory: &GuestMemory,
+    ) -> Result<(), BootError> {
+        let rsdp = acpi::write(platform, memory)?;
+        let map = memory::e820(memory);
+        match self.kernel.entry {
+            Entry::Linux64(_) => boot_params::write(
+                &self.kernel,
+                self.initrd,
+                self.cmdline_bytes,
+                &map,
+                rsdp,
+                memory,
+            ),
+            Entry::Pvh(_) => pvh::write(self.initrd, &map, rsdp, memory),
+        }?;
+        Ok(())
+    }
+}
