@@ -175,7 +175,8 @@ fn power_button(body: &mut Vec<u8>) {
     )
     .to_aml_bytes(body);
     let interrupt = edge_interrupt(layout::POWER_BUTTON_GSI);
-    let button = aml::Path::new("_SB_.PWRB");
+    // From the root: a name of two parts is not searched for upwards.
+    let button = aml::Path::new("\\_SB_.PWRB");
     aml::Device::new(
         "_SB_.GED_".into(),
         vec![
