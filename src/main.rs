@@ -3,6 +3,7 @@
 //! This crate joins the pieces: the command line, the machine of `aerostat-vmm`, the server of
 //! `aerostat-qmp`, and the console.
 
+mod check;
 mod cli;
 mod console;
 mod deadline;
@@ -16,7 +17,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use cli::{Cli, one_line};
+use cli::{Options, Request};
 use run::RunError;
 
 /// The machine failed while it ran.
@@ -25,20 +26,23 @@ const FAILED: u8 = 1;
 const UNUSABLE: u8 = 2;
 
 fn main() -> ExitCode {
-    let cli = match Cli::parse_arguments() {
-        Ok(cli) => cli,
-        Err(error) => {
-            return match one_line(&error) {
-                Some(line) => complain(&line, UNUSABLE),
-                None => {
-                    // Help and version; a reader that has gone away does not matter.
-                    let _ = error.print();
-                    ExitCode::SUCCESS
-                }
-            };
+    match cli::request(std::env::args_os()) {
+        Ok(Request::Run(options)) => run(&options),
+        Ok(Request::Check { options, file }) => match check::check(&options, &file) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&chain(&error), UNUSABLE),
+        },
+        Ok(Request::Show(text)) => {
+            // A reader that has gone away does not matter.
+            let _ = text.print();
+            ExitCode::SUCCESS
         }
-    };
-    match run::run(&cli) {
+        Err(error) => complain(&chain(&error), UNUSABLE),
+    }
+}
+
+fn run(options: &Options) -> ExitCode {
+    match run::run(options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error @ RunError::Failed(_)) => complain(&chain(&error), FAILED),
         Err(error) => complain(&chain(&error), UNUSABLE),

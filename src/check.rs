@@ -1,0 +1,108 @@
+//! `aerostat check`: whether a machine could be started, without starting it.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use crate::cli::{Options, SerialArgument};
+
+/// Why a machine could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// A file that the machine is made of cannot be opened.
+    #[error("Cannot open {what} {}", path.display())]
+    Unreadable {
+        /// What it is for.
+        what: &'static str,
+        /// As the user gave it.
+        path: PathBuf,
+        /// The reason.
+        #[source]
+        source: io::Error,
+    },
+    /// What the path leads to has no content of its own.
+    #[error("{} is no regular file: {what} must be one", path.display())]
+    NoFile {
+        /// What it is for.
+        what: &'static str,
+        /// As the user gave it.
+        path: PathBuf,
+    },
+    /// A file would be made in a directory that is not there.
+    #[error("The directory of {} does not exist: --{option} cannot be made there", path.display())]
+    NoDirectory {
+        /// The option that names the file.
+        option: &'static str,
+        /// As the user gave it.
+        path: PathBuf,
+    },
+    /// The configuration could not be printed.
+    #[error("Cannot print the configuration")]
+    Print(#[source] io::Error),
+}
+
+/// Checks what `options` name, and prints `file`, the same options as a configuration file.
+///
+/// # Errors
+/// What would keep the machine from starting.
+pub fn check(options: &Options, file: &str) -> Result<(), CheckError> {
+    check_files(options)?;
+    match io::stdout().lock().write_all(file.as_bytes()) {
+        // A reader that has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        result => result.map_err(CheckError::Print),
+    }
+}
+
+/// Checks the files that `options` name: those to read are there, and those to write have a
+/// directory.
+///
+/// # Errors
+/// The first that would keep the machine from starting.
+pub fn check_files(options: &Options) -> Result<(), CheckError> {
+    readable("kernel", &options.kernel)?;
+    options
+        .initrd
+        .as_deref()
+        .map_or(Ok(()), |path| readable("initrd", path))?;
+    let consoles = options.serial.iter().filter_map(|console| match console {
+        SerialArgument::Stdio => None,
+        SerialArgument::File(path) => Some(("serial", path)),
+    });
+    let sockets = options.qmp.iter().map(|path| ("qmp", path));
+    let logs = options.log_file.iter().map(|path| ("log-file", path));
+    sockets
+        .chain(consoles)
+        .chain(logs)
+        .try_for_each(|(option, path)| has_directory(option, path))
+}
+
+fn readable(what: &'static str, path: &Path) -> Result<(), CheckError> {
+    let unreadable = |source| CheckError::Unreadable {
+        what,
+        path: path.to_owned(),
+        source,
+    };
+    // A pipe would be waited for if it were opened.
+    let is_regular = path.metadata().map_err(unreadable)?.is_file();
+    if !is_regular {
+        return Err(CheckError::NoFile {
+            what,
+            path: path.to_owned(),
+        });
+    }
+    File::open(path).map(drop).map_err(unreadable)
+}
+
+fn has_directory(option: &'static str, path: &Path) -> Result<(), CheckError> {
+    let directory = std::path::absolute(path)
+        .ok()
+        .and_then(|path| path.parent().map(Path::to_owned));
+    if directory.is_some_and(|directory| directory.is_dir()) {
+        return Ok(());
+    }
+    Err(CheckError::NoDirectory {
+        option,
+        path: path.to_owned(),
+    })
+}

@@ -1,0 +1,288 @@
+//! The options as clap knows them: names, help texts, defaults. Nothing is required here, because
+//! what is needed may stand in the configuration file.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use aerostat_vmm::config::DEFAULT_CMDLINE;
+use aerostat_vmm::units::MemorySize;
+use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser};
+
+use super::options::{ErrorPolicy, PanicPolicy, TermPolicy};
+use super::values::{self, BalloonArgument, SerialValue};
+
+/// The subcommand that checks a configuration.
+pub const CHECK: &str = "check";
+
+/// Options that cannot stand in a configuration file.
+const NOT_IN_FILES: [&str; 3] = ["config", "help", "version"];
+
+const USAGE: &str = "\
+aerostat --kernel PATH --mem SIZE [OPTIONS]
+       aerostat --config FILE [OPTIONS]
+       aerostat check [OPTIONS]";
+
+const CHECK_ABOUT: &str = "Check options and files without starting, and print the configuration";
+
+const CHECK_AFTER_HELP: &str = "\
+What is printed is a configuration file for --config; paths in it are absolute.
+
+Exit status: 0 nothing was found that would keep the machine from starting; 2 something was.";
+
+const AFTER_HELP: &str = "\
+Example:
+  aerostat --kernel bzImage --initrd initramfs.cpio --mem 2G --qmp /tmp/vm.sock
+  socat - UNIX-CONNECT:/tmp/vm.sock
+    {\"execute\": \"qmp_capabilities\"}
+    {\"execute\": \"balloon\", \"arguments\": {\"value\": 1073741824}}
+
+The console is standard input and output: Ctrl-A x quits, Ctrl-A h helps.
+
+Configuration file (TOML): its keys are the long options, with the same values:
+  kernel = \"bzImage\"
+  mem = \"2G\"
+  paused = true
+  serial = [\"stdio\", \"file:console.log\"]
+  [balloon]
+  deflate-on-oom = true
+The command line overrides the file, option by option: --serial replaces all that the file has,
+--paused=off takes back `paused = true`, --verbose=0 `verbose = 2`. Relative paths in the file
+count from the file's directory, or from the working directory when the file is a pipe.
+`aerostat check` prints the configuration that its arguments make as such a file.
+
+Exit status:
+  0    the machine ended in order: the guest powered off, somebody quit, or the console showed
+       the text of --expect
+  1    the machine failed, the guest panicked, or the text of --expect never came
+  2    the arguments, or the files that they name, are unusable
+  124  the time of --timeout was up
+  odd  with --debug-exit, what the guest wrote: (value << 1) | 1";
+
+/// Runs a Linux kernel in a KVM virtual machine whose memory is steered over QMP, as QEMU's
+/// balloon is.
+#[derive(Debug, Parser)]
+#[command(
+    name = "aerostat",
+    version,
+    override_usage = USAGE,
+    after_help = AFTER_HELP,
+    max_term_width = 100,
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true
+)]
+pub struct Arguments {
+    /// Kernel (required): an x86-64 bzImage (Linux 3.8 or later) or ELF vmlinux
+    #[arg(long, value_name = "PATH", help_heading = "Boot")]
+    pub kernel: Option<PathBuf>,
+
+    /// Initial RAM disk
+    #[arg(long, value_name = "PATH", help_heading = "Boot")]
+    pub initrd: Option<PathBuf>,
+
+    /// Kernel command line, in place of the default
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "Boot",
+        default_value = DEFAULT_CMDLINE,
+        allow_hyphen_values = true
+    )]
+    pub cmdline: String,
+
+    /// CPUs, 1 to 64
+    #[arg(
+        long,
+        value_name = "N",
+        help_heading = "Machine",
+        default_value = "1",
+        value_parser = values::cpus
+    )]
+    pub cpus: u8,
+
+    /// Memory (required): 512M, 2G, 1.5G, 2GiB; powers of 1024, a bare number counts MiB; at
+    /// least 64M
+    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    pub mem: Option<MemorySize>,
+
+    /// Memory balloon: off, on, or options: deflate-on-oom=on|off lets a guest that is short of
+    /// memory take pages back (default off)
+    #[arg(
+        long,
+        value_name = "off|KEY=VALUE,…",
+        help_heading = "Machine",
+        default_value = "on"
+    )]
+    pub balloon: BalloonArgument,
+
+    /// Read options from this TOML file; those given here as well count from here
+    #[arg(long, value_name = "FILE", help_heading = "Control")]
+    pub config: Option<PathBuf>,
+
+    /// Unix socket on which QMP is served; replaced when nobody serves it any more
+    #[arg(long, value_name = "PATH", help_heading = "Control")]
+    pub qmp: Option<PathBuf>,
+
+    /// Do not run the guest before QMP's `cont`
+    #[arg(
+        long,
+        value_name = "on|off",
+        help_heading = "Control",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "on",
+        default_value = "off",
+        hide_default_value = true,
+        action = ArgAction::Set,
+        value_parser = values::switch
+    )]
+    pub paused: bool,
+
+    /// End the machine when the guest or QMP resets it
+    #[arg(
+        long,
+        value_name = "on|off",
+        help_heading = "Life cycle",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "on",
+        default_value = "off",
+        hide_default_value = true,
+        action = ArgAction::Set,
+        value_parser = values::switch
+    )]
+    pub no_reboot: bool,
+
+    /// Stay, stopped, after the guest has powered off
+    #[arg(
+        long,
+        value_name = "on|off",
+        help_heading = "Life cycle",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "on",
+        default_value = "off",
+        hide_default_value = true,
+        action = ArgAction::Set,
+        value_parser = values::switch
+    )]
+    pub no_shutdown: bool,
+
+    /// What SIGTERM does: end the machine, or ask the guest to power off
+    #[arg(
+        long,
+        value_name = "quit|powerdown",
+        help_heading = "Life cycle",
+        default_value = "quit",
+        hide_possible_values = true
+    )]
+    pub on_term: TermPolicy,
+
+    /// What follows when the guest tells of a panic
+    #[arg(
+        long,
+        value_name = "exit|pause|reset",
+        help_heading = "Life cycle",
+        default_value = "exit",
+        hide_possible_values = true
+    )]
+    pub on_panic: PanicPolicy,
+
+    /// What follows when KVM cannot go on with the guest
+    #[arg(
+        long,
+        value_name = "exit|pause",
+        help_heading = "Life cycle",
+        default_value = "exit",
+        hide_possible_values = true
+    )]
+    pub on_error: ErrorPolicy,
+
+    /// End with status 124 after this time: 60s, 2m, 500ms; a bare number counts seconds
+    #[arg(
+        long,
+        value_name = "DURATION",
+        help_heading = "Testing kernels",
+        value_parser = values::timeout
+    )]
+    pub timeout: Option<Duration>,
+
+    /// End with status 0 when the console shows this text, with status 1 when the machine ends
+    /// before
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "Testing kernels",
+        value_parser = values::expected_text,
+        allow_hyphen_values = true
+    )]
+    pub expect: Option<String>,
+
+    /// Let the guest end the machine by writing to port 0xf4, as with QEMU's isa-debug-exit, with
+    /// status (value << 1) | 1
+    #[arg(
+        long,
+        value_name = "on|off",
+        help_heading = "Testing kernels",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "on",
+        default_value = "off",
+        hide_default_value = true,
+        action = ArgAction::Set,
+        value_parser = values::switch
+    )]
+    pub debug_exit: bool,
+
+    /// Serial console: stdio, off, or file:PATH; may be repeated, off stands alone
+    #[arg(
+        long,
+        value_name = "stdio|off|file:PATH",
+        help_heading = "Console and log",
+        default_value = "stdio"
+    )]
+    pub serial: Vec<SerialValue>,
+
+    /// Log more: -v what happens, -vv details, -vvv everything; --verbose=0 warnings only
+    #[arg(
+        short,
+        long,
+        value_name = "0..3",
+        help_heading = "Console and log",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1",
+        default_value = "0",
+        hide_default_value = true,
+        value_parser = values::verbosity
+    )]
+    pub verbose: Vec<u8>,
+
+    /// Log to this file rather than to standard error
+    #[arg(long, value_name = "PATH", help_heading = "Console and log")]
+    pub log_file: Option<PathBuf>,
+}
+
+/// The whole command line: the options, or `check` and the options.
+pub fn command() -> Command {
+    let check = Arguments::augment_args(Command::new(CHECK))
+        .about(CHECK_ABOUT)
+        // The attributes of the whole command came along with its options.
+        .override_usage("aerostat check [OPTIONS]")
+        .after_help(CHECK_AFTER_HELP)
+        .disable_version_flag(true);
+    Arguments::command().subcommand(check)
+}
+
+/// The options that can stand in a configuration file.
+pub fn file_options(command: &Command) -> impl Iterator<Item = &Arg> {
+    command
+        .get_arguments()
+        .filter(|option| !NOT_IN_FILES.contains(&option.get_id().as_str()))
+}
+
+/// The name of an option, which is its key in a file.
+pub fn key(option: &Arg) -> &str {
+    option
+        .get_long()
+        .unwrap_or_else(|| option.get_id().as_str())
+}

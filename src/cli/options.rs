@@ -1,0 +1,214 @@
+//! What was asked for, validated as a whole: the only thing that the rest of the program sees.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use aerostat_devices::balloon::BalloonOptions;
+use aerostat_vmm::MachineConfig;
+use aerostat_vmm::units::MemorySize;
+use clap::ValueEnum;
+
+use super::arguments::Arguments;
+use super::values::{MAX_VERBOSITY, SerialArgument, SerialValue};
+
+/// What SIGTERM does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TermPolicy {
+    /// Ends the machine.
+    Quit,
+    /// Asks the guest to power off.
+    #[value(name = "powerdown")]
+    PowerDown,
+}
+
+/// What follows when the guest tells of a panic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PanicPolicy {
+    /// The machine ends; status 1.
+    Exit,
+    /// The machine stays, stopped.
+    Pause,
+    /// The machine starts anew.
+    Reset,
+}
+
+/// What follows when KVM cannot go on with the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ErrorPolicy {
+    /// The machine ends; status 1.
+    Exit,
+    /// The machine stays, stopped.
+    Pause,
+}
+
+/// A machine and how to run it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The kernel.
+    pub kernel: PathBuf,
+    /// The initial RAM disk.
+    pub initrd: Option<PathBuf>,
+    /// The kernel command line.
+    pub cmdline: String,
+    /// CPUs, 1 to 64.
+    pub cpus: u8,
+    /// Guest memory.
+    pub mem: MemorySize,
+    /// The balloon, if there is to be one.
+    pub balloon: Option<BalloonOptions>,
+    /// The socket on which QMP is served.
+    pub qmp: Option<PathBuf>,
+    /// The guest waits for QMP's `cont`.
+    pub paused: bool,
+    /// A reset by guest or QMP ends the machine.
+    pub no_reboot: bool,
+    /// The process stays after the guest has powered off.
+    pub no_shutdown: bool,
+    /// What SIGTERM does.
+    pub on_term: TermPolicy,
+    /// What follows when the guest tells of a panic.
+    pub on_panic: PanicPolicy,
+    /// What follows when KVM cannot go on with the guest.
+    pub on_error: ErrorPolicy,
+    /// After this time the machine ends with status 124. Not zero, at most 365 days.
+    pub timeout: Option<Duration>,
+    /// The machine ends with status 0 when the console shows this. Not empty, and only with a
+    /// serial console.
+    pub expect: Option<String>,
+    /// The guest can end the machine by writing to port 0xf4. Never with `no_shutdown`.
+    pub debug_exit: bool,
+    /// Where the serial console is: at most one [`SerialArgument::Stdio`], each file once; none
+    /// when there is no serial port.
+    pub serial: Vec<SerialArgument>,
+    /// From 0, warnings, to 3, everything.
+    pub verbose: u8,
+    /// The log's file, in place of standard error.
+    pub log_file: Option<PathBuf>,
+}
+
+/// Options that make no machine together.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    /// What has no default was not given.
+    #[error(
+        "{} must be given, here or in the file of --config (aerostat --help shows the arguments)",
+        .0.join(" and ")
+    )]
+    Missing(Vec<&'static str>),
+    /// `off` and other consoles.
+    #[error("--serial off stands alone: there is no serial port whose output could go elsewhere")]
+    OffAmongOthers,
+    /// Standard input can be typed into one console only.
+    #[error("--serial stdio is given twice: one is enough")]
+    TwoStdio,
+    /// Two consoles would write over each other.
+    #[error("--serial file:{} names a file that another --serial names already", .0.display())]
+    SameFile(PathBuf),
+    /// Nothing shows the text.
+    #[error("--expect waits for a text on the serial console, which --serial off leaves out")]
+    ExpectWithoutConsole,
+    /// One ends the process, the other keeps it.
+    #[error(
+        "--debug-exit ends the process when the guest says so, --no-shutdown keeps it: use one"
+    )]
+    DebugExitWithoutShutdown,
+}
+
+impl Options {
+    /// The machine that was asked for.
+    #[must_use]
+    pub fn machine(&self) -> MachineConfig {
+        MachineConfig {
+            kernel: self.kernel.clone(),
+            initrd: self.initrd.clone(),
+            cmdline: self.cmdline.clone(),
+            memory: self.mem,
+            balloon: self.balloon,
+        }
+    }
+}
+
+impl TryFrom<Arguments> for Options {
+    type Error = OptionsError;
+
+    fn try_from(arguments: Arguments) -> Result<Self, OptionsError> {
+        let (kernel, mem) = match (arguments.kernel, arguments.mem) {
+            (Some(kernel), Some(mem)) => (kernel, mem),
+            (kernel, mem) => {
+                let kernel = kernel.is_none().then_some("--kernel PATH");
+                let mem = mem.is_none().then_some("--mem SIZE");
+                return Err(OptionsError::Missing(
+                    kernel.into_iter().chain(mem).collect(),
+                ));
+            }
+        };
+        let serial = consoles(arguments.serial)?;
+        if arguments.expect.is_some() && serial.is_empty() {
+            return Err(OptionsError::ExpectWithoutConsole);
+        }
+        if arguments.debug_exit && arguments.no_shutdown {
+            return Err(OptionsError::DebugExitWithoutShutdown);
+        }
+        let verbose = arguments.verbose.into_iter().fold(0, u8::saturating_add);
+        Ok(Self {
+            kernel,
+            initrd: arguments.initrd,
+            cmdline: arguments.cmdline,
+            cpus: arguments.cpus,
+            mem,
+            balloon: arguments.balloon.0,
+            qmp: arguments.qmp,
+            paused: arguments.paused,
+            no_reboot: arguments.no_reboot,
+            no_shutdown: arguments.no_shutdown,
+            on_term: arguments.on_term,
+            on_panic: arguments.on_panic,
+            on_error: arguments.on_error,
+            timeout: arguments.timeout,
+            expect: arguments.expect,
+            debug_exit: arguments.debug_exit,
+            serial,
+            verbose: verbose.min(MAX_VERBOSITY),
+            log_file: arguments.log_file,
+        })
+    }
+}
+
+/// Where the serial console is; nowhere for `off`.
+fn consoles(values: Vec<SerialValue>) -> Result<Vec<SerialArgument>, OptionsError> {
+    let count = values.len();
+    let consoles: Vec<_> = values.into_iter().filter_map(|value| value.0).collect();
+    if consoles.len() < count && count > 1 {
+        return Err(OptionsError::OffAmongOthers);
+    }
+    let mut places = BTreeSet::new();
+    let mut has_stdio = false;
+    for console in &consoles {
+        match console {
+            SerialArgument::Stdio if has_stdio => return Err(OptionsError::TwoStdio),
+            SerialArgument::Stdio => has_stdio = true,
+            SerialArgument::File(path) if !places.insert(place(path)) => {
+                return Err(OptionsError::SameFile(path.clone()));
+            }
+            SerialArgument::File(_) => {}
+        }
+    }
+    Ok(consoles)
+}
+
+/// The same path for all ways to write that of one file, whether it exists yet or not.
+fn place(path: &Path) -> PathBuf {
+    let in_its_directory = || {
+        let directory = std::path::absolute(path)
+            .ok()?
+            .parent()?
+            .canonicalize()
+            .ok()?;
+        Some(directory.join(path.file_name()?))
+    };
+    path.canonicalize()
+        .ok()
+        .or_else(in_its_directory)
+        .unwrap_or_else(|| path.to_owned())
+}

@@ -1,0 +1,561 @@
+use std::fs;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use super::arguments::{file_options, key};
+use super::kind::{Kind, repeats};
+use super::options::{ErrorPolicy, PanicPolicy, TermPolicy};
+use super::*;
+
+/// What a machine needs.
+const NEEDED: [&str; 2] = ["--kernel=/k", "--mem=2G"];
+
+/// An option with two values other than its default, the first of them in both notations.
+struct Sample {
+    key: &'static str,
+    arguments: &'static [&'static str],
+    file: &'static str,
+    others: &'static [&'static str],
+}
+
+const fn sample(
+    key: &'static str,
+    arguments: &'static [&'static str],
+    file: &'static str,
+    others: &'static [&'static str],
+) -> Sample {
+    Sample {
+        key,
+        arguments,
+        file,
+        others,
+    }
+}
+
+const SAMPLES: [Sample; 19] = [
+    sample(
+        "kernel",
+        &["--kernel", "/a"],
+        "kernel = '/a'",
+        &["--kernel=/b"],
+    ),
+    sample(
+        "initrd",
+        &["--initrd", "/a"],
+        "initrd = '/a'",
+        &["--initrd=/b"],
+    ),
+    sample(
+        "cmdline",
+        &["--cmdline", "-a b"],
+        "cmdline = '-a b'",
+        &["--cmdline="],
+    ),
+    sample("cpus", &["--cpus", "64"], "cpus = 64", &["--cpus=2"]),
+    sample("mem", &["--mem", "128"], "mem = 128", &["--mem=1.5G"]),
+    sample(
+        "balloon",
+        &["--balloon", "deflate-on-oom=on"],
+        "[balloon]\ndeflate-on-oom = true",
+        &["--balloon=off"],
+    ),
+    sample("qmp", &["--qmp", "/a"], "qmp = '/a'", &["--qmp=/b"]),
+    sample("paused", &["--paused"], "paused = true", &["--paused=off"]),
+    sample(
+        "no-reboot",
+        &["--no-reboot"],
+        "no-reboot = true",
+        &["--no-reboot=off"],
+    ),
+    sample(
+        "no-shutdown",
+        &["--no-shutdown"],
+        "no-shutdown = true",
+        &["--no-shutdown=off"],
+    ),
+    sample(
+        "on-term",
+        &["--on-term", "powerdown"],
+        "on-term = 'powerdown'",
+        &["--on-term=quit"],
+    ),
+    sample(
+        "on-panic",
+        &["--on-panic", "reset"],
+        "on-panic = 'reset'",
+        &["--on-panic=pause"],
+    ),
+    sample(
+        "on-error",
+        &["--on-error", "pause"],
+        "on-error = 'pause'",
+        &["--on-error=exit"],
+    ),
+    sample(
+        "timeout",
+        &["--timeout", "60"],
+        "timeout = 60",
+        &["--timeout=2m"],
+    ),
+    sample(
+        "expect",
+        &["--expect", "-a\nb"],
+        "expect = \"-a\\nb\"",
+        &["--expect=b"],
+    ),
+    sample(
+        "debug-exit",
+        &["--debug-exit"],
+        "debug-exit = true",
+        &["--debug-exit=off"],
+    ),
+    sample(
+        "serial",
+        &["--serial", "file:/a", "--serial", "stdio"],
+        "serial = ['file:/a', 'stdio']",
+        &["--serial=off"],
+    ),
+    sample(
+        "verbose",
+        &["-v", "--verbose"],
+        "verbose = 2",
+        &["--verbose=0"],
+    ),
+    sample(
+        "log-file",
+        &["--log-file", "/a"],
+        "log-file = '/a'",
+        &["--log-file=/b"],
+    ),
+];
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(ToString::to_string).collect()
+}
+
+/// What a machine needs, less the option `key`.
+fn needed_besides(key: &str) -> Vec<String> {
+    let option = format!("--{key}=");
+    let needed = NEEDED.iter().filter(|needed| !needed.starts_with(&option));
+    needed.map(ToString::to_string).collect()
+}
+
+fn parse(arguments: &[String]) -> Result<Request, String> {
+    let line = ["aerostat"]
+        .into_iter()
+        .chain(arguments.iter().map(String::as_str));
+    request(line.map(OsString::from)).map_err(|error| error.to_string())
+}
+
+/// What a run with these arguments has for its options.
+fn run(arguments: &[String]) -> Result<Options, String> {
+    match parse(arguments)? {
+        Request::Run(options) => Ok(options),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// As [`run`], with what a machine needs before the arguments.
+fn machine(arguments: &[&str]) -> Result<Options, String> {
+    run(&[needed_besides(""), strings(arguments)].concat())
+}
+
+/// A directory with the configuration file `machine.toml`.
+struct Place(TempDir);
+
+impl Place {
+    fn with(file: &str) -> Self {
+        let place = Self(TempDir::new().unwrap());
+        fs::write(place.path("machine.toml"), file).unwrap();
+        place
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_str().unwrap().to_owned()
+    }
+
+    /// The argument for the file.
+    fn config(&self) -> Vec<String> {
+        vec![format!("--config={}", self.path("machine.toml"))]
+    }
+}
+
+#[test]
+fn definitions_are_consistent() {
+    arguments::command().debug_assert();
+}
+
+#[test]
+fn needed_arguments_make_a_machine_with_the_defaults() {
+    let expected = Options {
+        kernel: "/k".into(),
+        initrd: None,
+        cmdline: aerostat_vmm::config::DEFAULT_CMDLINE.to_owned(),
+        cpus: 1,
+        mem: "2G".parse().unwrap(),
+        balloon: Some(aerostat_devices::balloon::BalloonOptions::default()),
+        qmp: None,
+        paused: false,
+        no_reboot: false,
+        no_shutdown: false,
+        on_term: TermPolicy::Quit,
+        on_panic: PanicPolicy::Exit,
+        on_error: ErrorPolicy::Exit,
+        timeout: None,
+        expect: None,
+        debug_exit: false,
+        serial: vec![SerialArgument::Stdio],
+        verbose: 0,
+        log_file: None,
+    };
+    assert_eq!(machine(&[]), Ok(expected));
+}
+
+#[test]
+fn samples_are_all_options() {
+    let command = arguments::command();
+    let options: Vec<_> = file_options(&command).map(key).collect();
+    let samples: Vec<_> = SAMPLES.iter().map(|sample| sample.key).collect();
+    let without: Vec<_> = options
+        .iter()
+        .filter(|key| !samples.contains(key))
+        .collect();
+    assert!(
+        without.is_empty(),
+        "give a sample of {without:?} in SAMPLES"
+    );
+    assert_eq!(samples.len(), options.len());
+}
+
+#[test]
+fn option_means_the_same_in_file_and_command_line() {
+    let defaults = machine(&[]).unwrap();
+    for sample in &SAMPLES {
+        let needed = needed_besides(sample.key);
+        let place = Place::with(sample.file);
+        let from_file = run(&[needed.clone(), place.config()].concat());
+        let from_line = run(&[needed, strings(sample.arguments)].concat());
+        assert_eq!(from_file, from_line, "{}", sample.key);
+        assert_ne!(from_line, Ok(defaults.clone()), "{}", sample.key);
+    }
+}
+
+#[test]
+fn every_switch_can_be_taken_back_and_every_value_replaced_by_the_command_line() {
+    for sample in &SAMPLES {
+        let needed = needed_besides(sample.key);
+        let place = Place::with(sample.file);
+        let line = [needed, strings(sample.others)].concat();
+        let both = run(&[line.clone(), place.config()].concat());
+        assert_eq!(both, run(&line), "{}", sample.key);
+        let first = run(&[needed_besides(sample.key), strings(sample.arguments)].concat());
+        assert_ne!(both, first, "{}", sample.key);
+    }
+}
+
+#[test]
+fn whole_machine_can_stand_in_a_file() {
+    // A table takes all keys that follow it, so the one sample with a table comes last.
+    let (tables, keys): (Vec<_>, Vec<_>) = SAMPLES
+        .iter()
+        .filter(|sample| sample.key != "no-shutdown")
+        .partition(|sample| sample.file.starts_with('['));
+    let lines: Vec<_> = keys
+        .iter()
+        .chain(&tables)
+        .map(|sample| sample.file)
+        .collect();
+    let arguments: Vec<_> = keys
+        .iter()
+        .chain(&tables)
+        .flat_map(|sample| sample.arguments)
+        .collect();
+    let from_line = run(&arguments
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>());
+    assert!(from_line.is_ok(), "{from_line:?}");
+    assert_eq!(run(&Place::with(&lines.join("\n")).config()), from_line);
+}
+
+#[test]
+fn relative_paths_in_a_file_count_from_its_directory() {
+    let command = arguments::command();
+    let paths = file_options(&command).filter_map(|option| match Kind::of(option) {
+        Kind::Path(prefix) => Some((key(option), prefix)),
+        _ => None,
+    });
+    let mut count = 0;
+    for (key, prefix) in paths {
+        let place = Place::with(&format!("{key} = '{prefix}sub/x'"));
+        let from_file = run(&[needed_besides(key), place.config()].concat());
+        let absolute = format!("--{key}={prefix}{}", place.path("sub/x"));
+        let from_line = run(&[needed_besides(key), vec![absolute]].concat());
+        assert_eq!(from_file, from_line, "{key}");
+        count += 1;
+    }
+    assert_eq!(count, 5);
+}
+
+#[test]
+fn options_that_repeat_may_be_single_in_a_file() {
+    let place = Place::with("serial = 'off'\n");
+    let options = run(&[needed_besides(""), place.config()].concat()).unwrap();
+    assert_eq!(options.serial, []);
+    let command = arguments::command();
+    let repeating: Vec<_> = file_options(&command)
+        .filter(|o| repeats(o))
+        .map(key)
+        .collect();
+    assert_eq!(repeating, ["serial", "verbose"]);
+}
+
+#[test]
+fn switches_without_value_are_on() {
+    let options = machine(&["--paused", "--no-reboot=on", "--no-shutdown=off"]).unwrap();
+    assert!(options.paused && options.no_reboot && !options.no_shutdown);
+}
+
+#[test]
+fn verbosity_adds_up_to_3() {
+    let verbose = |arguments: &[&str]| machine(arguments).unwrap().verbose;
+    assert_eq!(verbose(&["-v"]), 1);
+    assert_eq!(verbose(&["-vv"]), 2);
+    assert_eq!(verbose(&["-v", "--verbose", "--verbose=1"]), 3);
+    assert_eq!(verbose(&["-vvvvv"]), 3);
+    assert_eq!(verbose(&["--verbose=0"]), 0);
+    assert!(machine(&["--verbose=4"]).unwrap_err().contains("0 to 3"));
+}
+
+#[test]
+fn missing_options_are_all_named_with_where_they_may_stand() {
+    let error = run(&[]).unwrap_err();
+    for part in ["--kernel PATH and --mem SIZE", "--config", "--help"] {
+        assert!(error.contains(part), "{error}");
+    }
+    let error = run(&strings(&["--kernel=/k"])).unwrap_err();
+    assert!(error.starts_with("--mem SIZE must"), "{error}");
+}
+
+#[test]
+fn options_that_make_no_machine_together_are_refused_wherever_they_stand() {
+    for (file, arguments, parts) in [
+        (
+            "expect = 'x'",
+            ["--serial=off"].as_slice(),
+            ["--expect", "--serial off"],
+        ),
+        (
+            "serial = 'off'",
+            &["--expect=x"],
+            ["--expect", "--serial off"],
+        ),
+        (
+            "debug-exit = true",
+            &["--no-shutdown"],
+            ["--debug-exit", "--no-shutdown"],
+        ),
+        (
+            "",
+            &["--serial=off", "--serial=stdio"],
+            ["--serial off", "alone"],
+        ),
+        (
+            "",
+            &["--serial=off", "--serial=off"],
+            ["--serial off", "alone"],
+        ),
+        (
+            "serial = ['stdio', 'stdio']",
+            &[],
+            ["--serial stdio", "twice"],
+        ),
+    ] {
+        let place = Place::with(file);
+        let line = [needed_besides(""), place.config(), strings(arguments)].concat();
+        let error = run(&line).unwrap_err();
+        assert!(parts.iter().all(|part| error.contains(part)), "{error}");
+    }
+}
+
+#[test]
+fn command_line_can_mend_what_does_not_go_together_in_the_file() {
+    let place = Place::with("expect = 'x'\nserial = 'off'\n");
+    let line = [
+        needed_besides(""),
+        place.config(),
+        strings(&["--serial=stdio"]),
+    ]
+    .concat();
+    assert_eq!(run(&line).unwrap().serial, [SerialArgument::Stdio]);
+}
+
+#[test]
+fn same_console_file_is_refused_however_it_is_written() {
+    let place = Place::with("");
+    fs::create_dir(place.path("sub")).unwrap();
+    std::os::unix::fs::symlink(place.path(""), place.path("link")).unwrap();
+    let console = |name| format!("--serial=file:{}", place.path(name));
+    for name in ["x", "./x", "sub/../x", "link/x"] {
+        let error = machine(&[&console("x"), &console(name)]).unwrap_err();
+        assert!(error.contains("another --serial"), "{name}: {error}");
+    }
+    let two = machine(&[&console("x"), &console("sub/x")]).unwrap();
+    assert_eq!(two.serial.len(), 2);
+}
+
+#[test]
+fn wrong_arguments_are_answered_in_one_line_with_their_value() {
+    for (arguments, value) in [
+        (&["--cmdline", "x", "--cmdline"][..], "--cmdline"),
+        (&["--frobnicate"], "--frobnicate"),
+        (&["stray"], "stray"),
+        (&["--cpus", "65"], "65"),
+        (&["--on-panic", "explode"], "explode"),
+        (&["--paused=perhaps"], "perhaps"),
+    ] {
+        let line = machine(arguments).unwrap_err();
+        assert!(line.contains(value) && line.contains("--help"), "{line}");
+        assert!(!line.contains('\n'), "{line}");
+    }
+}
+
+#[test]
+fn help_and_version_are_answers() {
+    for arguments in [
+        &["--help"][..],
+        &["-h"],
+        &["--version"],
+        &["check", "--help"],
+    ] {
+        assert!(matches!(parse(&strings(arguments)), Ok(Request::Show(_))));
+    }
+}
+
+#[test]
+fn check_is_a_word_only_in_its_place() {
+    assert_eq!(machine(&["--cmdline", "check"]).unwrap().cmdline, "check");
+    let error = machine(&["check"]).unwrap_err();
+    assert!(error.contains("'check' cannot be used with"), "{error}");
+}
+
+/// The options and the file that `aerostat check` makes of these arguments.
+fn checked(arguments: &[String]) -> (Options, String) {
+    match parse(&[strings(&["check"]), arguments.to_vec()].concat()) {
+        Ok(Request::Check { options, file }) => (options, file),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn check_prints_the_defaults_too() {
+    let (_, file) = checked(&needed_besides(""));
+    let expected = "\
+# Boot
+kernel = \"/k\"
+cmdline = \"console=ttyS0 reboot=k panic=-1\"
+
+# Machine
+cpus = 1
+mem = \"2G\"
+balloon = \"on\"
+
+# Control
+paused = false
+
+# Life cycle
+no-reboot = false
+no-shutdown = false
+on-term = \"quit\"
+on-panic = \"exit\"
+on-error = \"exit\"
+
+# Testing kernels
+debug-exit = false
+
+# Console and log
+serial = \"stdio\"
+verbose = 0
+";
+    assert_eq!(file, expected);
+}
+
+#[test]
+fn check_prints_absolute_paths() {
+    let (_, file) = checked(&strings(&["--kernel=a/k", "--mem=2G", "--serial=file:c"]));
+    let here = std::env::current_dir().unwrap();
+    let here = here.to_str().unwrap();
+    assert!(file.contains(&format!("kernel = \"{here}/a/k\"")), "{file}");
+    assert!(
+        file.contains(&format!("serial = \"file:{here}/c\"")),
+        "{file}"
+    );
+}
+
+#[test]
+fn check_refuses_to_print_a_path_that_is_no_text() {
+    use std::os::unix::ffi::OsStringExt;
+    let path = OsString::from_vec(b"--kernel=/\xff".to_vec());
+    let line = ["aerostat", "check", "--mem=2G"].map(OsString::from);
+    let error = request(line.into_iter().chain([path])).unwrap_err();
+    assert!(
+        error.to_string().contains("--kernel is not UTF-8"),
+        "{error}"
+    );
+}
+
+#[test]
+fn what_check_prints_means_the_same_option_by_option() {
+    for sample in &SAMPLES {
+        for values in [sample.arguments, sample.others] {
+            let (options, file) = checked(&[needed_besides(sample.key), strings(values)].concat());
+            assert_eq!(run(&Place::with(&file).config()), Ok(options), "{file}");
+        }
+    }
+}
+
+/// Arguments for a machine with all options, with any texts in them.
+fn any_arguments() -> impl Strategy<Value = Vec<String>> {
+    let path = || "/[^\0]{0,20}";
+    let switch = || prop::sample::select(vec!["on", "off"]);
+    let boot = (path(), prop::option::of(path()), "[^\0]{0,40}", 1..=64_u8);
+    let consoles = prop::sample::subsequence(vec!["stdio", "file:/1", "file:/2 \"'"], 0..=3);
+    let ends = (
+        prop::sample::select(vec![
+            "--no-shutdown",
+            "--debug-exit",
+            "--paused",
+            "--no-reboot",
+        ]),
+        switch(),
+        prop::option::of("[^\0]{1,20}"),
+        0..=3_u8,
+    );
+    (boot, consoles, ends).prop_map(|((kernel, initrd, cmdline, cpus), consoles, ends)| {
+        let (flag, on, expect, verbose) = ends;
+        let mut arguments = vec![
+            format!("--kernel={kernel}"),
+            "--mem=1.5G".to_owned(),
+            format!("--cmdline={cmdline}"),
+            format!("--cpus={cpus}"),
+            format!("{flag}={on}"),
+            format!("--verbose={verbose}"),
+        ];
+        arguments.extend(initrd.map(|path| format!("--initrd={path}")));
+        arguments.extend(expect.map(|text| format!("--expect={text}")));
+        arguments.extend(consoles.iter().map(|console| format!("--serial={console}")));
+        arguments
+    })
+}
+
+proptest! {
+    #[test]
+    fn what_check_prints_means_the_same_for_any_texts(arguments in any_arguments()) {
+        let (options, file) = checked(&arguments);
+        let again = run(&Place::with(&file).config());
+        prop_assert_eq!(again.as_ref(), Ok(&options), "{}", file);
+        let printed = checked(&Place::with(&file).config()).1;
+        prop_assert_eq!(printed, file);
+    }
+}

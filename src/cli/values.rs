@@ -1,0 +1,250 @@
+//! The texts that options take, and the values they stand for.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use aerostat_devices::balloon::BalloonOptions;
+
+/// The most CPUs of a machine.
+const MAX_CPUS: u8 = 64;
+/// The log has no level above this one.
+pub const MAX_VERBOSITY: u8 = 3;
+/// The longest time-out: no clock overflows with it, and nobody waits longer.
+const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// `humantime` panics where a sum passes 2^64 seconds, which takes more digits than these, even
+/// when they count years.
+const MAX_TIMEOUT_DIGITS: usize = 11;
+
+/// `on` or `off`; also `true` or `false`, as programs write them.
+pub fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" | "true" => Ok(true),
+        "off" | "false" => Ok(false),
+        _ => Err("the value is on or off".to_owned()),
+    }
+}
+
+/// A number of CPUs.
+pub fn cpus(text: &str) -> Result<u8, String> {
+    number(text, 1, MAX_CPUS)
+}
+
+/// What one `-v` or `--verbose=N` adds.
+pub fn verbosity(text: &str) -> Result<u8, String> {
+    number(text, 0, MAX_VERBOSITY)
+}
+
+fn number(text: &str, least: u8, most: u8) -> Result<u8, String> {
+    match text.parse() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        _ => Err(format!("write a number from {least} to {most}")),
+    }
+}
+
+/// A time that can pass: `60s`, `2m`, `1m 30s`, `500ms`; a bare number counts seconds.
+pub fn timeout(text: &str) -> Result<Duration, String> {
+    let is_digit = |c: char| c.is_ascii_digit();
+    let time = if text.chars().filter(|c| is_digit(*c)).count() > MAX_TIMEOUT_DIGITS {
+        Duration::MAX
+    } else if !text.is_empty() && text.chars().all(is_digit) {
+        text.parse().map_or(Duration::MAX, Duration::from_secs)
+    } else {
+        humantime::parse_duration(text).map_err(|error| {
+            format!("{error}; write for example 60s, 2m or 500ms (a bare number counts seconds)")
+        })?
+    };
+    match time {
+        Duration::ZERO => Err("no time at all: leave --timeout out to wait for ever".to_owned()),
+        time if time > MAX_TIMEOUT => Err("too long: at most 365 days".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// What the console is to show.
+pub fn expected_text(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("an empty text is there from the start: write what to wait for".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+/// Where the output of the serial console goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SerialArgument {
+    /// Standard output, with input from standard input.
+    Stdio,
+    /// Output to a file; no input.
+    File(PathBuf),
+}
+
+/// One `--serial`; `None` is `off`: there is no serial port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SerialValue(pub Option<SerialArgument>);
+
+impl SerialValue {
+    /// What stands before the path of a file.
+    pub const FILE: &str = "file:";
+}
+
+impl FromStr for SerialValue {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match (text, text.strip_prefix(Self::FILE)) {
+            ("stdio", _) => Ok(Self(Some(SerialArgument::Stdio))),
+            ("off", _) => Ok(Self(None)),
+            (_, Some("")) => Err("file: needs a path".to_owned()),
+            (_, Some(path)) => Ok(Self(Some(SerialArgument::File(path.into())))),
+            _ => Err("write stdio, off or file:PATH".to_owned()),
+        }
+    }
+}
+
+/// Sets one of the balloon's options.
+type BalloonSetter = fn(&mut BalloonOptions, bool);
+
+/// The balloon's options by their names; each is on or off.
+const BALLOON_OPTIONS: [(&str, BalloonSetter); 1] =
+    [("deflate-on-oom", |options, on| options.deflate_on_oom = on)];
+
+/// `off`, `on`, or options.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BalloonArgument(pub Option<BalloonOptions>);
+
+impl BalloonArgument {
+    /// The names of the options.
+    pub fn keys() -> impl Iterator<Item = &'static str> {
+        BALLOON_OPTIONS.iter().map(|(key, _)| *key)
+    }
+}
+
+impl FromStr for BalloonArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match switch(text) {
+            Ok(false) => return Ok(Self(None)),
+            Ok(true) => return Ok(Self(Some(BalloonOptions::default()))),
+            Err(_) => {}
+        }
+        let mut options = BalloonOptions::default();
+        for option in text.split(',') {
+            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            let known = BALLOON_OPTIONS.iter().find(|(known, _)| *known == key);
+            let Some((_, set)) = known else {
+                let known: Vec<_> = Self::keys().map(|key| format!("{key}=on|off")).collect();
+                let known = known.join(", ");
+                return Err(format!("{option:?} is no option: write off, on or {known}"));
+            };
+            set(
+                &mut options,
+                switch(value).map_err(|error| format!("{option:?}: {error}"))?,
+            );
+        }
+        Ok(Self(Some(options)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn switches_are_on_or_off() {
+        assert_eq!(["on", "true"].map(switch), [Ok(true), Ok(true)]);
+        assert_eq!(["off", "false"].map(switch), [Ok(false), Ok(false)]);
+        for text in ["", "yes", "ON", "1"] {
+            assert!(switch(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_of_cpus_out_of_range_are_answered_with_the_range() {
+        assert_eq!((cpus("1"), cpus("64")), (Ok(1), Ok(64)));
+        for text in ["0", "65", "256", "-1", "", "two", "1.5"] {
+            assert!(cpus(text).unwrap_err().contains("1 to 64"), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_have_units_or_count_seconds() {
+        for (text, millis) in [
+            ("60s", 60_000),
+            ("2m", 120_000),
+            ("1m 30s", 90_000),
+            ("500ms", 500),
+            ("1.5s", 1_500),
+            ("7", 7_000),
+            ("365d", 31_536_000_000),
+        ] {
+            assert_eq!(timeout(text), Ok(Duration::from_millis(millis)), "{text}");
+        }
+    }
+
+    #[test]
+    fn time_of_zero_is_refused() {
+        for text in ["0", "000", "0s", "0m 0ms"] {
+            assert!(timeout(text).unwrap_err().contains("no time"), "{text}");
+        }
+    }
+
+    #[test]
+    fn times_past_a_year_are_refused_however_long() {
+        for text in [
+            "366d",
+            "31536001",
+            "18446744073709551616",
+            "18446744073709551615s 1000000000ns",
+            "99999999999years",
+        ] {
+            assert!(timeout(text).unwrap_err().contains("365 days"), "{text}");
+        }
+    }
+
+    #[test]
+    fn text_that_is_no_time_is_answered_with_examples() {
+        for text in ["", "soon", "-5s", "5 parsecs", "1.5", "s"] {
+            assert!(timeout(text).unwrap_err().contains("500ms"), "{text}");
+        }
+    }
+
+    #[test]
+    fn expected_text_is_taken_unless_empty() {
+        assert_eq!(expected_text(" ok"), Ok(" ok".to_owned()));
+        assert!(expected_text("").unwrap_err().contains("empty"));
+    }
+
+    #[test]
+    fn serial_targets_are_taken() {
+        let serial = |text: &str| text.parse().map(|SerialValue(target)| target);
+        assert_eq!(serial("stdio"), Ok(Some(SerialArgument::Stdio)));
+        assert_eq!(serial("off"), Ok(None));
+        let file = SerialArgument::File("/tmp/a:b".into());
+        assert_eq!(serial("file:/tmp/a:b"), Ok(Some(file)));
+        assert!(serial("file:").unwrap_err().contains("needs a path"));
+        for text in ["pty", "", "file", "stdio:", "off:x"] {
+            let refusal = serial(text).unwrap_err();
+            assert!(refusal.contains("stdio, off or file:PATH"), "{text}");
+        }
+    }
+
+    #[test]
+    fn balloon_options_are_taken() {
+        let balloon = |text: &str| text.parse().map(|BalloonArgument(options)| options);
+        let with = |deflate_on_oom| Ok(Some(BalloonOptions { deflate_on_oom }));
+        assert_eq!(balloon("off"), Ok(None));
+        assert_eq!(balloon("on"), with(false));
+        assert_eq!(balloon("deflate-on-oom=on"), with(true));
+        assert_eq!(balloon("deflate-on-oom=on,deflate-on-oom=off"), with(false));
+    }
+
+    #[test]
+    fn wrong_balloon_options_are_named() {
+        let refusal = |text: &str| text.parse::<BalloonArgument>().unwrap_err();
+        assert!(refusal("size=3").contains("\"size=3\" is no option"));
+        assert!(refusal("").contains("deflate-on-oom=on|off"));
+        assert!(refusal("deflate-on-oom=maybe").contains("the value is on or off"));
+        assert!(refusal("deflate-on-oom").contains("the value is on or off"));
+    }
+}
