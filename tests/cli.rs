@@ -1,83 +1,39 @@
 //! Wrong arguments and unusable files: exit status 2 and one line that says what to do.
 
 mod common;
+mod place;
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 
 use aerostat_tiny_guest::{Script, hello_elf, script_elf};
 use common::setup::{Setup, binary_under_test};
-use tempfile::TempDir;
+use place::{Place, assert_ran, assert_says, refusal};
 
-/// A directory with a kernel in it.
-struct Place(TempDir);
-
-impl Place {
-    fn new() -> Self {
-        let place = Self(TempDir::new().expect("temporary directory"));
-        place.write("kernel", &hello_elf());
-        place
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, content: &[u8]) -> PathBuf {
-        let path = self.path(name);
-        fs::write(&path, content).expect("write");
-        path
-    }
-
-    /// Runs `aerostat` here with `arguments` alone.
-    fn run(&self, arguments: &[&str]) -> Output {
-        Command::new(binary_under_test().expect("binary"))
-            .args(arguments)
-            .current_dir(self.0.path())
-            .stdin(Stdio::null())
-            .output()
-            .expect("run")
-    }
-
-    /// Runs a machine that would work but for the arguments in `more`, which come first.
-    fn run_with(&self, more: &[&str]) -> Output {
-        let given = |name: &&[&str]| !more.contains(&name[0]);
-        let needed: [&[&str]; 3] = [&["--kernel", "kernel"], &["--mem", "64M"], &["--qmp", "q"]];
-        let rest = needed.iter().filter(|n| given(n)).flat_map(|n| n.iter());
-        self.run(&more.iter().chain(rest).copied().collect::<Vec<_>>())
-    }
-
-    /// The one line of a refusal.
-    fn refusal(&self, more: &[&str]) -> String {
-        refusal(&self.run_with(more))
-    }
+/// Runs a machine that would work but for the arguments in `more`, which come first.
+fn run_with(place: &Place, more: &[&str]) -> Output {
+    let given = |name: &&[&str]| !more.contains(&name[0]);
+    let needed: [&[&str]; 3] = [&["--kernel", "kernel"], &["--mem", "64M"], &["--qmp", "q"]];
+    let rest = needed.iter().filter(|n| given(n)).flat_map(|n| n.iter());
+    place.run(&more.iter().chain(rest).collect::<Vec<_>>())
 }
 
-fn refusal(output: &Output) -> String {
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    assert!(stderr.starts_with("aerostat: "), "{stderr}");
-    stderr
-}
-
+/// The one line with which such a machine is refused.
 #[track_caller]
-fn assert_says(text: &str, parts: &[&str]) {
-    for part in parts {
-        assert!(text.contains(part), "{part:?} is missing in: {text}");
-    }
+fn refusal_with(place: &Place, more: &[&str]) -> String {
+    refusal(&run_with(place, more))
 }
 
 #[test]
 fn machine_with_the_needed_arguments_runs() {
-    let output = Place::new().run_with(&[]);
-    assert_eq!(
-        (output.status.code(), output.stdout.as_slice()),
-        (Some(0), &b"!"[..])
-    );
+    assert_ran(&Place::new().run(&["--kernel", "kernel", "--mem", "64M"]));
+}
+
+#[test]
+fn machine_with_a_control_socket_runs() {
+    assert_ran(&run_with(&Place::new(), &[]));
 }
 
 #[test]
@@ -86,7 +42,7 @@ fn help_and_version_are_printed_with_status_0() {
     let help = place.run(&["--help"]);
     assert_says(
         &String::from_utf8_lossy(&help.stdout),
-        &["--kernel", "--mem", "Example:", "socat"],
+        &["--kernel", "--mem", "check", "Example:", "socat", "124"],
     );
     let version = place.run(&["--version"]);
     assert_says(&String::from_utf8_lossy(&version.stdout), &["aerostat 0."]);
@@ -96,8 +52,11 @@ fn help_and_version_are_printed_with_status_0() {
 #[test]
 fn missing_and_unknown_arguments_are_named() {
     let place = Place::new();
-    assert_says(&refusal(&place.run(&[])), &["--kernel", "--mem", "--qmp"]);
-    assert_says(&place.refusal(&["--nonsense"]), &["--nonsense", "--help"]);
+    assert_says(&refusal(&place.run::<&str>(&[])), &["--kernel", "--mem"]);
+    assert_says(
+        &refusal_with(&place, &["--nonsense"]),
+        &["--nonsense", "--help"],
+    );
 }
 
 #[test]
@@ -110,21 +69,67 @@ fn sizes_that_make_no_machine_are_refused_with_the_reason() {
         ("67108865b", "4 KiB"),
         ("999999999T", "too large"),
     ] {
-        assert_says(&place.refusal(&["--mem", size]), &[size, reason]);
+        assert_says(&refusal_with(&place, &["--mem", size]), &[size, reason]);
+    }
+}
+
+#[test]
+fn options_that_make_no_machine_together_are_refused() {
+    let place = Place::new();
+    for (more, parts) in [
+        (
+            &["--expect", "x", "--serial", "off"][..],
+            ["--expect", "--serial off"],
+        ),
+        (
+            &["--debug-exit", "--no-shutdown"],
+            ["--debug-exit", "--no-shutdown"],
+        ),
+        (
+            &["--serial", "stdio", "--serial", "stdio"],
+            ["--serial stdio", "twice"],
+        ),
+        (
+            &["--serial", "off", "--serial", "stdio"],
+            ["--serial off", "alone"],
+        ),
+        (
+            &["--serial", "file:a", "--serial", "file:./a"],
+            ["file:./a", "another"],
+        ),
+    ] {
+        assert_says(&refusal_with(&place, more), &parts);
+    }
+    assert!(!place.path("a").exists() && !place.path("q").exists());
+}
+
+#[test]
+fn values_out_of_range_are_refused_with_the_range() {
+    let place = Place::new();
+    for (more, part) in [
+        (["--cpus", "0"], "1 to 64"),
+        (["--cpus", "65"], "1 to 64"),
+        (["--timeout", "0"], "no time"),
+        (["--timeout", "2 years"], "365 days"),
+        (["--timeout", "soon"], "500ms"),
+        (["--expect", ""], "empty"),
+        (["--on-panic", "x"], "exit, pause, reset"),
+    ] {
+        assert_says(&refusal_with(&place, &more), &[more[0], part]);
     }
 }
 
 #[test]
 fn size_beyond_the_host_is_refused_with_the_option_to_change() {
     assert_says(
-        &Place::new().refusal(&["--mem", "8000T"]),
+        &refusal_with(&Place::new(), &["--mem", "8000T"]),
         &["8000T", "--mem"],
     );
 }
 
 #[test]
 fn kernel_that_is_not_there_is_named_with_the_reason() {
-    let text = Place::new().refusal(&["--kernel", "nowhere"]);
+    let text = refusal_with(&Place::new(), &["--kernel", "nowhere"]);
     assert_says(&text, &["nowhere", "No such file"]);
 }
 
@@ -134,7 +139,7 @@ fn files_that_are_no_kernels_are_refused() {
     place.write("text", b"hello, world");
     place.write("empty", b"");
     for name in ["text", "empty", "/dev/null", "."] {
-        assert_says(&place.refusal(&["--kernel", name]), &[name]);
+        assert_says(&refusal_with(&place, &["--kernel", name]), &[name]);
     }
 }
 
@@ -143,7 +148,10 @@ fn truncated_kernel_is_refused_as_such() {
     let place = Place::new();
     let kernel = hello_elf();
     place.write("cut", &kernel[..kernel.len() - 1]);
-    assert_says(&place.refusal(&["--kernel", "cut"]), &["cut", "truncated"]);
+    assert_says(
+        &refusal_with(&place, &["--kernel", "cut"]),
+        &["cut", "truncated"],
+    );
 }
 
 #[test]
@@ -153,7 +161,7 @@ fn kernel_for_another_architecture_is_refused_by_its_name() {
     kernel[18] = 183;
     place.write("arm", &kernel);
     assert_says(
-        &place.refusal(&["--kernel", "arm"]),
+        &refusal_with(&place, &["--kernel", "arm"]),
         &["arm", "AArch64", "x86-64"],
     );
 }
@@ -164,22 +172,21 @@ fn initrd_that_does_not_fit_is_refused_with_what_would_do() {
     let initrd = fs::File::create(place.path("big")).expect("create");
     initrd.set_len(100 << 20).expect("grow");
     assert_says(
-        &place.refusal(&["--initrd", "big"]),
+        &refusal_with(&place, &["--initrd", "big"]),
         &["Initrd big", "102M", "--mem"],
     );
 }
 
 #[test]
 fn command_line_past_the_kernels_limit_is_refused_with_both_lengths() {
-    let text = Place::new().refusal(&["--cmdline", &"x".repeat(2048)]);
+    let text = refusal_with(&Place::new(), &["--cmdline", &"x".repeat(2048)]);
     assert_says(&text, &["2048", "2047"]);
 }
 
 #[test]
 fn command_line_up_to_the_kernels_limit_is_taken() {
     assert!(
-        Place::new()
-            .run_with(&["--cmdline", &"x".repeat(2047)])
+        run_with(&Place::new(), &["--cmdline", &"x".repeat(2047)])
             .status
             .success()
     );
@@ -189,21 +196,24 @@ fn command_line_up_to_the_kernels_limit_is_taken() {
 fn socket_path_past_the_limit_is_refused_with_the_limit() {
     let long = format!("/tmp/{}", "x".repeat(200));
     assert_says(
-        &Place::new().refusal(&["--qmp", &long]),
+        &refusal_with(&Place::new(), &["--qmp", &long]),
         &["205 bytes", "107"],
     );
 }
 
 #[test]
 fn socket_in_a_directory_that_is_not_there_is_refused() {
-    assert_says(&Place::new().refusal(&["--qmp", "no/where"]), &["no/where"]);
+    assert_says(
+        &refusal_with(&Place::new(), &["--qmp", "no/where"]),
+        &["no/where"],
+    );
 }
 
 #[test]
 fn file_in_the_place_of_the_socket_is_left_alone() {
     let place = Place::new();
     let file = place.write("precious", b"data");
-    assert_says(&place.refusal(&["--qmp", "precious"]), &["precious"]);
+    assert_says(&refusal_with(&place, &["--qmp", "precious"]), &["precious"]);
     assert_eq!(fs::read(file).expect("read"), b"data");
 }
 
@@ -212,7 +222,7 @@ fn stale_socket_is_replaced() {
     let place = Place::new();
     drop(UnixListener::bind(place.path("q")).expect("bind"));
     assert!(place.path("q").exists());
-    assert!(place.run_with(&[]).status.success());
+    assert!(run_with(&place, &[]).status.success());
 }
 
 #[test]
@@ -224,7 +234,7 @@ fn socket_of_a_live_server_is_refused_and_left_to_it() {
     machine.qmp().expect("connect");
     let socket = machine.socket().to_str().expect("path").to_owned();
     assert_says(
-        &Place::new().refusal(&["--qmp", &socket]),
+        &refusal_with(&Place::new(), &["--qmp", &socket]),
         &[&socket, "in use"],
     );
     machine
@@ -250,14 +260,14 @@ fn socket_is_for_its_owner_alone_and_gone_at_the_end() {
 #[test]
 fn refused_machine_leaves_no_socket() {
     let place = Place::new();
-    place.refusal(&["--kernel", "nowhere"]);
+    refusal_with(&place, &["--kernel", "nowhere"]);
     assert!(!place.path("q").exists());
 }
 
 #[test]
 fn console_goes_to_a_file() {
     let place = Place::new();
-    let output = place.run_with(&["--serial", "file:console"]);
+    let output = run_with(&place, &["--serial", "file:console"]);
     assert!(output.status.success() && output.stdout.is_empty());
     assert_eq!(fs::read(place.path("console")).expect("console"), b"!");
 }
@@ -266,16 +276,19 @@ fn console_goes_to_a_file() {
 fn files_that_cannot_be_written_are_named() {
     let place = Place::new();
     assert_says(
-        &place.refusal(&["--serial", "file:no/where"]),
+        &refusal_with(&place, &["--serial", "file:no/where"]),
         &["no/where"],
     );
-    assert_says(&place.refusal(&["--log-file", "no/where"]), &["no/where"]);
+    assert_says(
+        &refusal_with(&place, &["--log-file", "no/where"]),
+        &["no/where"],
+    );
 }
 
 #[test]
 fn log_goes_to_a_file_rather_than_to_standard_error() {
     let place = Place::new();
-    let output = place.run_with(&["-vv", "--log-file", "log"]);
+    let output = run_with(&place, &["-vv", "--log-file", "log"]);
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_says(
         &fs::read_to_string(place.path("log")).expect("log"),
@@ -289,7 +302,7 @@ fn kernel_is_recognised_by_its_content() {
     let place = Place::new();
     place.write("bzImage.txt", &script_elf());
     place.write("off", &Script::new().power_off().into_initrd());
-    let output = place.run_with(&["--kernel", "bzImage.txt", "--initrd", "off"]);
+    let output = run_with(&place, &["--kernel", "bzImage.txt", "--initrd", "off"]);
     assert!(
         output.status.success(),
         "{}",
@@ -303,7 +316,7 @@ fn without_kvm(place: &Place, hide: &str) -> Output {
     Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", &script])
         .arg(binary_under_test().expect("binary"))
-        .current_dir(place.0.path())
+        .current_dir(place.directory())
         .output()
         .expect("unshare")
 }
