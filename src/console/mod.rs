@@ -3,5 +3,7 @@
 pub mod escape;
 pub mod input;
 pub mod output;
+mod printable;
 pub mod target;
 pub mod terminal;
+mod transcript;
