@@ -4,7 +4,7 @@
 //! `/dev/null`, which cannot be watched and is simply read whenever the guest wants more.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
@@ -43,7 +43,8 @@ pub struct ConsoleInput {
 }
 
 impl ConsoleInput {
-    /// Connects standard input to `serial`; help goes to `output`, quitting to `machine`.
+    /// Connects standard input to `serial`; help goes to `output`, which is standard output alone
+    /// and no other place that has the guest's output, and quitting to `machine`.
     pub fn new(serial: Arc<SerialPort>, output: ConsoleOutput, machine: MachineHandle) -> Self {
         Self {
             serial,
@@ -79,9 +80,7 @@ impl ConsoleInput {
             .filter(typed, |byte| self.waiting.push_back(byte));
         for command in commands {
             match command {
-                Command::Help => {
-                    let _ = self.output.write_all(HELP.as_bytes());
-                }
+                Command::Help => self.output.push(HELP.as_bytes()),
                 Command::Quit => self.machine.quit_from_console(),
             }
         }

@@ -1,7 +1,8 @@
-//! The guest's console output: a bounded buffer and a thread that empties it.
+//! One of the outputs of the guest's console: a bounded buffer and a thread that empties it.
 //!
 //! The vCPU thread never waits: where the terminal, pipe or file behind is blocked for longer
-//! than the buffer lasts, output is dropped and the gap marked.
+//! than the buffer lasts, output is dropped and the gap marked. Each output has a buffer and a
+//! thread of its own, so none of them waits for another.
 
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,14 +12,35 @@ use std::time::Duration;
 /// Bytes kept for a reader that does not read: some thousand lines.
 const CAPACITY: usize = 256 * 1024;
 
+/// Rest after each write, in which more gathers: the guest prints byte by byte, and to be woken
+/// for each would cost its vCPU several times what the byte does. Nobody sees it on a terminal.
+const REST: Duration = Duration::from_millis(1);
+
+/// What the thread does.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Activity {
+    /// It is to be woken for more output.
+    #[default]
+    Waiting,
+    /// It writes what it has taken, and will then look for more.
+    Writing,
+    /// It lets output gather, and will then look for more.
+    Resting,
+}
+
 #[derive(Default)]
 struct Buffer {
     bytes: Vec<u8>,
     dropped: u64,
-    /// The thread is writing what it has taken.
-    writing: bool,
-    /// The target is gone; nothing will be written again.
+    activity: Activity,
+    /// Writing has failed; nothing will be written again.
     broken: bool,
+}
+
+impl Buffer {
+    fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && self.dropped == 0
+    }
 }
 
 #[derive(Default)]
@@ -34,7 +56,7 @@ impl Shared {
     }
 }
 
-/// The console's output.
+/// An output of the console; clones are the same one.
 #[derive(Clone)]
 pub struct ConsoleOutput(Arc<Shared>);
 
@@ -52,22 +74,13 @@ impl ConsoleOutput {
         Ok(Self(shared))
     }
 
-    /// Waits for at most `limit` until everything is written.
-    pub fn finish(&self, limit: Duration) {
-        let pending = |buffer: &mut Buffer| {
-            !buffer.broken && (buffer.writing || !buffer.bytes.is_empty() || buffer.dropped > 0)
-        };
-        let _ = self
-            .0
-            .drained
-            .wait_timeout_while(self.0.lock(), limit, pending);
-    }
-}
-
-impl Write for ConsoleOutput {
-    /// Takes everything at once, or drops what there is no room for.
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    /// Takes all `bytes` at once, or drops what there is no room for. Never waits.
+    pub fn push(&self, bytes: &[u8]) {
         let mut buffer = self.0.lock();
+        if buffer.broken {
+            return;
+        }
+        let wakes = buffer.is_empty() && buffer.activity == Activity::Waiting;
         // Once something was dropped, nothing is taken until the gap is marked.
         let room = if buffer.dropped > 0 {
             0
@@ -75,12 +88,36 @@ impl Write for ConsoleOutput {
             CAPACITY - buffer.bytes.len()
         };
         let taken = bytes.len().min(room);
-        let idle = buffer.bytes.is_empty() && buffer.dropped == 0;
         buffer.bytes.extend_from_slice(&bytes[..taken]);
         buffer.dropped += (bytes.len() - taken) as u64;
-        if idle {
+        drop(buffer);
+        if wakes {
             self.0.filled.notify_one();
         }
+    }
+
+    /// Waits for at most `limit` until everything is written, and warns when it is not.
+    pub fn finish(&self, limit: Duration) {
+        let pending = |buffer: &mut Buffer| {
+            !buffer.broken && (buffer.activity == Activity::Writing || !buffer.is_empty())
+        };
+        let timed_out = {
+            let waited = self
+                .0
+                .drained
+                .wait_timeout_while(self.0.lock(), limit, pending);
+            waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+        };
+        // Standard error may be blocked as well: without the lock, nobody waits for it.
+        if timed_out {
+            log::warn!("The end of the console output is lost: it could not be written in time");
+        }
+    }
+}
+
+impl Write for ConsoleOutput {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.push(bytes);
         Ok(bytes.len())
     }
 
@@ -89,12 +126,14 @@ impl Write for ConsoleOutput {
     }
 }
 
+/// Writes what comes, for as long as the process lives. After an error `target` is kept as it is,
+/// and with it the lock of a file whose content still counts.
 fn drain(shared: &Shared, mut target: impl Write) {
     let mut taken = Vec::new();
+    let mut buffer = shared.lock();
     loop {
-        let empty = |buffer: &mut Buffer| buffer.bytes.is_empty() && buffer.dropped == 0;
-        let buffer = shared.filled.wait_while(shared.lock(), empty);
-        let mut buffer = buffer.unwrap_or_else(PoisonError::into_inner);
+        let filled = shared.filled.wait_while(buffer, |buffer| buffer.is_empty());
+        buffer = filled.unwrap_or_else(PoisonError::into_inner);
         taken.clear();
         std::mem::swap(&mut taken, &mut buffer.bytes);
         let dropped = std::mem::take(&mut buffer.dropped);
@@ -102,18 +141,25 @@ fn drain(shared: &Shared, mut target: impl Write) {
             let mark = format!("\r\n[{dropped} bytes of console output dropped]\r\n");
             taken.extend(mark.into_bytes());
         }
-        buffer.writing = true;
+        buffer.activity = Activity::Writing;
         drop(buffer);
         let result = target.write_all(&taken).and_then(|()| target.flush());
-        let mut buffer = shared.lock();
-        buffer.writing = false;
-        if let Err(error) = result
-            && !buffer.broken
-        {
-            log::warn!("Console output is lost from here on: {error}");
-            buffer.broken = true;
+        buffer = shared.lock();
+        buffer.activity = Activity::Resting;
+        if result.is_err() {
+            *buffer = Buffer {
+                broken: true,
+                ..Buffer::default()
+            };
         }
+        drop(buffer);
         shared.drained.notify_all();
+        if let Err(error) = result {
+            log::warn!("Console output is lost from here on: {error}");
+        }
+        thread::sleep(REST);
+        buffer = shared.lock();
+        buffer.activity = Activity::Waiting;
     }
 }
 
@@ -154,22 +200,22 @@ mod tests {
 
     #[test]
     fn output_arrives_in_order() {
-        let (mut output, open, seen) = gated();
-        output.write_all(b"one").unwrap();
+        let (output, open, seen) = gated();
+        output.push(b"one");
         assert_eq!(seen.recv().unwrap(), b"one");
-        output.write_all(b"two").unwrap();
+        output.push(b"two");
         open.send(()).unwrap();
         assert_eq!(seen.recv().unwrap(), b"two");
     }
 
     #[test]
     fn blocked_target_costs_output_but_no_time_and_the_gap_is_marked() {
-        let (mut output, open, seen) = gated();
-        output.write_all(b"x").unwrap();
+        let (output, open, seen) = gated();
+        output.push(b"x");
         seen.recv().unwrap();
         let piece = [b'y'; 1000];
         for _ in 0..2 * CAPACITY / piece.len() {
-            output.write_all(&piece).unwrap();
+            output.push(&piece);
         }
         open.send(()).unwrap();
         let text = String::from_utf8(seen.recv().unwrap()).unwrap();
@@ -183,16 +229,28 @@ mod tests {
 
     #[test]
     fn finish_gives_up_on_a_blocked_target() {
-        let (mut output, _open, _seen) = gated();
-        output.write_all(b"x").unwrap();
+        let (output, _open, _seen) = gated();
+        output.push(b"x");
         output.finish(Duration::from_millis(10));
     }
 
     #[test]
+    fn nothing_is_written_after_an_error() {
+        let (output, open, seen) = gated();
+        drop(open);
+        output.push(b"x");
+        seen.recv().unwrap();
+        output.finish(Duration::from_secs(60));
+        output.push(b"y");
+        output.finish(Duration::from_secs(60));
+        assert!(seen.try_recv().is_err());
+    }
+
+    #[test]
     fn finish_returns_when_the_target_is_gone() {
-        let (mut output, _open, seen) = gated();
+        let (output, _open, seen) = gated();
         drop(seen);
-        output.write_all(b"x").unwrap();
+        output.push(b"x");
         output.finish(Duration::from_secs(60));
     }
 }
