@@ -9,6 +9,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::target::Target;
+
 /// Bytes kept for a reader that does not read: some thousand lines.
 const CAPACITY: usize = 256 * 1024;
 
@@ -43,8 +45,9 @@ impl Buffer {
     }
 }
 
-#[derive(Default)]
 struct Shared {
+    /// Of the target, for messages.
+    name: String,
     buffer: Mutex<Buffer>,
     filled: Condvar,
     drained: Condvar,
@@ -61,12 +64,21 @@ impl Shared {
 pub struct ConsoleOutput(Arc<Shared>);
 
 impl ConsoleOutput {
-    /// Starts the thread that writes to `target`, which may block.
+    /// Starts the thread that writes to `target`.
     ///
     /// # Errors
     /// When no thread can be had.
-    pub fn spawn(target: impl Write + Send + 'static) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+    pub fn spawn(target: Target) -> io::Result<Self> {
+        Self::spawn_writer(target.to_string(), target)
+    }
+
+    fn spawn_writer(name: String, target: impl Write + Send + 'static) -> io::Result<Self> {
+        let shared = Arc::new(Shared {
+            name,
+            buffer: Mutex::default(),
+            filled: Condvar::new(),
+            drained: Condvar::new(),
+        });
         let own = shared.clone();
         thread::Builder::new()
             .name("console".to_owned())
@@ -110,19 +122,11 @@ impl ConsoleOutput {
         };
         // Standard error may be blocked as well: without the lock, nobody waits for it.
         if timed_out {
-            log::warn!("The end of the console output is lost: it could not be written in time");
+            log::warn!(
+                "The end of the console output to {} is lost: it could not be written in time",
+                self.0.name
+            );
         }
-    }
-}
-
-impl Write for ConsoleOutput {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.push(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -155,7 +159,10 @@ fn drain(shared: &Shared, mut target: impl Write) {
         drop(buffer);
         shared.drained.notify_all();
         if let Err(error) = result {
-            log::warn!("Console output is lost from here on: {error}");
+            log::warn!(
+                "Console output to {} is lost from here on: {error}",
+                shared.name
+            );
         }
         thread::sleep(REST);
         buffer = shared.lock();
@@ -192,7 +199,7 @@ mod tests {
         let (written, seen) = channel();
         let (opener, open) = channel();
         (
-            ConsoleOutput::spawn(Gate { written, open }).unwrap(),
+            ConsoleOutput::spawn_writer("gate".to_owned(), Gate { written, open }).unwrap(),
             opener,
             seen,
         )
