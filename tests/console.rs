@@ -5,7 +5,7 @@ mod common;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +14,7 @@ use aerostat_tiny_guest::{Script, script_elf};
 use common::qmp::Client;
 use common::scaled;
 use common::setup::binary_under_test;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, OutputModes, Termios, tcgetattr};
@@ -307,4 +308,79 @@ fn closed_output_does_not_end_the_machine() {
         .write_all(b"k")
         .expect("type");
     assert_eq!(machine.wait(), Some(0));
+}
+
+/// Starts the machine of `files` with its console at `target`.
+fn start_with_console_at(files: &Files, target: &str) -> Running {
+    let mut command = files.command();
+    command.args(["--serial", target]).stdin(Stdio::null());
+    Running(command.spawn().expect("start"))
+}
+
+fn wait_for_content(path: &Path, content: &str) {
+    let deadline = Instant::now() + scaled(LIMIT);
+    while std::fs::read(path).unwrap_or_default() != content.as_bytes() {
+        assert!(Instant::now() < deadline, "{} lacks it", path.display());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn second_machine_with_the_same_console_file_is_refused_and_harms_nothing() {
+    let files = ready();
+    let log = files.path().join("log");
+    std::fs::write(&log, "of the last machine").expect("write");
+    let _first = start_with_console_at(&files, "file:log");
+    wait_for_content(&log, "ready\n");
+
+    let second = ready()
+        .command()
+        .args(["--serial", &format!("file:{}", log.display())])
+        .output()
+        .expect("run");
+
+    let stderr = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("log is in use"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert_eq!(std::fs::read_to_string(&log).expect("log"), "ready\n");
+}
+
+#[test]
+fn console_may_be_a_device_that_others_have_too() {
+    let files = ready();
+    let _first = start_with_console_at(&files, "file:/dev/null");
+    files.qmp();
+    let other = Files::new(Script::new().puts("unheard\n").power_off());
+    let mut second = start_with_console_at(&other, "file:/dev/null");
+    assert_eq!(second.wait(), Some(0));
+}
+
+fn fifo_in(files: &Files) -> PathBuf {
+    let path = files.path().join("fifo");
+    mknodat(CWD, &path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).expect("fifo");
+    path
+}
+
+#[test]
+fn machine_runs_with_a_fifo_that_nobody_reads() {
+    let files = Files::new(Script::new().puts("unheard\n").power_off());
+    fifo_in(&files);
+    let mut machine = start_with_console_at(&files, "file:fifo");
+    assert_eq!(machine.wait(), Some(0));
+}
+
+#[test]
+fn reader_of_a_fifo_gets_what_was_printed_before_it_came() {
+    let files = ready();
+    let path = fifo_in(&files);
+    let machine = start_with_console_at(&files, "file:fifo");
+    // Whoever is answered knows that the machine, and with it the FIFO, is open.
+    files.qmp();
+    let mut reader = File::open(path).expect("open");
+    let mut text = [0; 6];
+    reader.read_exact(&mut text).expect("read");
+    drop(machine);
+    assert_eq!(&text, b"ready\n");
+    assert_eq!(reader.read(&mut text).expect("end"), 0);
 }
