@@ -384,3 +384,16 @@ fn reader_of_a_fifo_gets_what_was_printed_before_it_came() {
     assert_eq!(&text, b"ready\n");
     assert_eq!(reader.read(&mut text).expect("end"), 0);
 }
+
+#[test]
+fn console_file_that_is_full_is_named() {
+    let files = Files::new(Script::new().puts("unheard\n").power_off());
+    let output = files
+        .command()
+        .args(["--serial", "file:/dev/full"])
+        .output()
+        .expect("run");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    assert!(stderr.contains("/dev/full is lost"), "{stderr}");
+}

@@ -148,6 +148,13 @@ fn drain(shared: &Shared, mut target: impl Write) {
         buffer.activity = Activity::Writing;
         drop(buffer);
         let result = target.write_all(&taken).and_then(|()| target.flush());
+        if let Err(error) = &result {
+            // Before `finish` hears of it, lest the process ends without a word.
+            log::warn!(
+                "Console output to {} is lost from here on: {error}",
+                shared.name
+            );
+        }
         buffer = shared.lock();
         buffer.activity = Activity::Resting;
         if result.is_err() {
@@ -158,12 +165,6 @@ fn drain(shared: &Shared, mut target: impl Write) {
         }
         drop(buffer);
         shared.drained.notify_all();
-        if let Err(error) = result {
-            log::warn!(
-                "Console output to {} is lost from here on: {error}",
-                shared.name
-            );
-        }
         thread::sleep(REST);
         buffer = shared.lock();
         buffer.activity = Activity::Waiting;
