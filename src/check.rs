@@ -1,33 +1,18 @@
 //! `aerostat check`: whether a machine could be started, without starting it.
 
-use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+
+use aerostat_vmm::BuildError;
 
 use crate::cli::{Options, SerialArgument};
 
 /// Why a machine could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
-    /// A file that the machine is made of cannot be opened.
-    #[error("Cannot open {what} {}", path.display())]
-    Unreadable {
-        /// What it is for.
-        what: &'static str,
-        /// As the user gave it.
-        path: PathBuf,
-        /// The reason.
-        #[source]
-        source: io::Error,
-    },
-    /// What the path leads to has no content of its own.
-    #[error("{} is no regular file: {what} must be one", path.display())]
-    NoFile {
-        /// What it is for.
-        what: &'static str,
-        /// As the user gave it.
-        path: PathBuf,
-    },
+    /// The machine could not be built.
+    #[error(transparent)]
+    Machine(#[from] BuildError),
     /// A file would be made in a directory that is not there.
     #[error("The directory of {} does not exist: --{option} cannot be made there", path.display())]
     NoDirectory {
@@ -54,17 +39,13 @@ pub fn check(options: &Options, file: &str) -> Result<(), CheckError> {
     }
 }
 
-/// Checks the files that `options` name: those to read are there, and those to write have a
-/// directory.
+/// Checks the files that `options` name: kernel and initrd can be loaded into such a machine, and
+/// those to write have a directory.
 ///
 /// # Errors
 /// The first that would keep the machine from starting.
 pub fn check_files(options: &Options) -> Result<(), CheckError> {
-    readable("kernel", &options.kernel)?;
-    options
-        .initrd
-        .as_deref()
-        .map_or(Ok(()), |path| readable("initrd", path))?;
+    aerostat_vmm::check(&options.machine())?;
     let consoles = options.serial.iter().filter_map(|console| match console {
         SerialArgument::Stdio => None,
         SerialArgument::File(path) => Some(("serial", path)),
@@ -75,23 +56,6 @@ pub fn check_files(options: &Options) -> Result<(), CheckError> {
         .chain(consoles)
         .chain(logs)
         .try_for_each(|(option, path)| has_directory(option, path))
-}
-
-fn readable(what: &'static str, path: &Path) -> Result<(), CheckError> {
-    let unreadable = |source| CheckError::Unreadable {
-        what,
-        path: path.to_owned(),
-        source,
-    };
-    // A pipe would be waited for if it were opened.
-    let is_regular = path.metadata().map_err(unreadable)?.is_file();
-    if !is_regular {
-        return Err(CheckError::NoFile {
-            what,
-            path: path.to_owned(),
-        });
-    }
-    File::open(path).map(drop).map_err(unreadable)
 }
 
 fn has_directory(option: &'static str, path: &Path) -> Result<(), CheckError> {

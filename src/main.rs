@@ -8,6 +8,8 @@ mod cli;
 mod console;
 mod deadline;
 mod event_loop;
+mod expected;
+mod failure;
 mod logging;
 mod machine;
 mod run;
@@ -18,12 +20,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 
 use cli::{Options, Request};
-use run::RunError;
-
-/// The machine failed while it ran.
-const FAILED: u8 = 1;
-/// Arguments, or files that they name, are unusable.
-const UNUSABLE: u8 = 2;
+use failure::UNUSABLE;
 
 fn main() -> ExitCode {
     match cli::request(std::env::args_os()) {
@@ -43,9 +40,8 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> ExitCode {
     match run::run(options) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error @ RunError::Failed(_)) => complain(&chain(&error), FAILED),
-        Err(error) => complain(&chain(&error), UNUSABLE),
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => complain(&chain(&failure), failure.exit_status()),
     }
 }
 

@@ -1,20 +1,25 @@
-//! From arguments to the machine's end, in order: log, signals, socket, machine, loop.
+//! From options to the machine's end, in order: log, signals, socket, console, machine, loop.
 
 use std::cell::RefCell;
-use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aerostat_qmp::{BindError, Listener, Server};
-use aerostat_vmm::{BuildError, MachineIo, StateError};
+use aerostat_qmp::{Listener, Server};
+use aerostat_vmm::MachineIo;
 
-use crate::cli::{Cli, SerialArgument};
+use crate::cli::{Options, SerialArgument};
+use crate::console::Console;
+use crate::console::expectation::ExpectedText;
 use crate::console::input::ConsoleInput;
 use crate::console::output::ConsoleOutput;
+use crate::console::target::Target;
 use crate::console::terminal::RawMode;
+use crate::deadline::Deadline;
 use crate::event_loop::{EventLoop, SharedServer};
+use crate::expected::Expected;
+use crate::failure::Failure;
 use crate::logging;
 use crate::machine::{Ending, GuestWatch, MachineHandle, Policy, balloon_sink, crash_loaded_sink};
 use crate::signals::{SignalEvents, Signals};
@@ -22,144 +27,169 @@ use crate::signals::{SignalEvents, Signals};
 /// How long clients and console may take to hear the last of the machine.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Why the process ends with an error.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The log file cannot be written.
-    #[error("Cannot write to log file {}", path.display())]
-    LogFile {
-        /// As the user gave it.
-        path: PathBuf,
-        /// The reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The file for the console cannot be written.
-    #[error("Cannot write the console to {}", path.display())]
-    SerialFile {
-        /// As the user gave it.
-        path: PathBuf,
-        /// The reason.
-        #[source]
-        source: io::Error,
-    },
-    /// QMP cannot be served.
-    #[error(transparent)]
-    Qmp(#[from] BindError),
-    /// The machine cannot be built.
-    #[error(transparent)]
-    Build(#[from] BuildError),
-    /// The machine cannot be started.
-    #[error("Cannot start the machine")]
-    Start(#[from] StateError),
-    /// The terminal refuses raw mode.
-    #[error("Cannot set the terminal to raw mode")]
-    Terminal(#[source] io::Error),
-    /// A thread, signal or file descriptor could not be had.
-    #[error("Cannot set up {what}")]
-    Resource {
-        /// What was needed.
-        what: &'static str,
-        /// The reason.
-        #[source]
-        source: io::Error,
-    },
-    /// The machine failed while it ran.
-    #[error("{0}")]
-    Failed(String),
+fn resource(what: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |source| Failure::Resource { what, source }
 }
 
-fn resource(what: &'static str) -> impl Fn(io::Error) -> RunError {
-    move |source| RunError::Resource { what, source }
-}
-
-/// Runs the machine until it ends.
+/// Runs the machine until it ends; the exit status of the process.
 ///
 /// # Errors
 /// Why it could not start, or how it failed.
-pub fn run(cli: &Cli) -> Result<(), RunError> {
-    start_log(cli)?;
+pub fn run(options: &Options) -> Result<u8, Failure> {
+    start_log(options)?;
     let signals = Signals::take().map_err(resource("signals"))?;
     let (sender, receiver) = aerostat_qmp::events::channel().map_err(resource("events"))?;
-    let listener = Listener::bind(&cli.qmp)?;
-    let output = console_output(&cli.serial)?;
+    // Whoever has the socket may write the console's files.
+    let listener = options.qmp.as_deref().map(Listener::bind).transpose()?;
+    let consoles = Consoles::open(options)?;
 
-    let config = cli.machine();
-    let policy = Policy {
-        no_reboot: cli.no_reboot,
-        no_shutdown: cli.no_shutdown,
-        on_panic: cli.on_panic,
-        on_error: cli.on_error,
-        on_term: cli.on_term,
+    let config = options.machine();
+    let io = MachineIo {
+        serial: consoles.all.clone().map(|console| Box::new(console) as _),
+        balloon: balloon_sink(config.memory, sender.clone()),
+        crash_loaded: crash_loaded_sink(sender.clone()),
     };
-    let serial = output.clone().map(|output| Box::new(output) as _);
-    let balloon = balloon_sink(config.memory, sender.clone());
-    let machine = aerostat_vmm::build(
-        &config,
-        MachineIo {
-            serial,
-            balloon,
-            crash_loaded: crash_loaded_sink(sender.clone()),
-        },
-    )?;
+    let machine = aerostat_vmm::build(&config, io)?;
     let serial = machine.serial().cloned();
-    let machine = MachineHandle::new(machine, policy, sender);
+    let machine = MachineHandle::new(machine, policy(options), sender);
 
-    let server = Server::new(listener, receiver, machine.clone()).map_err(resource("QMP"))?;
-    let server = Rc::new(RefCell::new(server));
+    let server = listener
+        .map(|listener| Server::new(listener, receiver, machine.clone()))
+        .transpose()
+        .map_err(resource("QMP"))?
+        .map(|server| Rc::new(RefCell::new(server)));
     let mut event_loop = EventLoop::new(machine.clone())
         .map_err(|error| resource("the event loop")(io::Error::other(error)))?;
-    event_loop.add(server.clone());
+    if let Some(server) = &server {
+        event_loop.add(server.clone());
+    }
     event_loop.add(SignalEvents::new(signals, machine.clone()));
     event_loop.add(GuestWatch::new(machine.clone()));
-
-    let _raw_mode = match (&cli.serial, serial, output.clone()) {
-        (SerialArgument::Stdio, Some(serial), Some(output)) => {
-            let raw_mode = RawMode::enter(rustix::stdio::stdin()).map_err(RunError::Terminal)?;
+    if let Some(limit) = options.timeout {
+        let deadline = Deadline::new(limit, machine.clone());
+        event_loop.add(deadline.map_err(resource("a timer"))?);
+    }
+    if let Some(console) = consoles.expecting() {
+        event_loop.add(Expected::new(console.clone(), machine.clone()));
+    }
+    let _raw_mode = match (serial, consoles.standard.clone()) {
+        (Some(serial), Some(output)) => {
+            let raw_mode = RawMode::enter(rustix::stdio::stdin()).map_err(Failure::Terminal)?;
             event_loop.add(ConsoleInput::new(serial, output, machine.clone()));
             Some(raw_mode)
         }
         _ => None,
     };
-    if !cli.paused {
+    if !options.paused {
         machine.start()?;
     }
     let ending = event_loop.run();
-    say_last_words(&server, output.as_ref());
+    say_last_words(server.as_ref(), consoles.all.as_ref());
+    outcome(ending, options, &consoles)
+}
+
+/// What the process says of the way in which its machine ended.
+fn outcome(ending: Ending, options: &Options, consoles: &Consoles) -> Result<u8, Failure> {
+    let last = || consoles.all.as_ref().map(Console::last_lines);
+    let last = || last().unwrap_or_default();
+    if let Some(text) = &options.expect {
+        // The guest may have printed it and ended at once.
+        let shown = consoles.expecting().is_some_and(Expected::was_shown);
+        return match ending {
+            _ if shown => Ok(0),
+            Ending::TimedOut(limit) => Err(Failure::TimedOut {
+                limit,
+                last: last(),
+            }),
+            Ending::Failed(reason) => Err(Failure::Machine(reason)),
+            Ending::InOrder | Ending::Status(_) | Ending::Panicked => Err(Failure::NotShown {
+                text: text.clone(),
+                last: last(),
+            }),
+        };
+    }
     match ending {
-        Ending::InOrder => Ok(()),
-        Ending::Failed(reason) => Err(RunError::Failed(reason)),
-        other => Err(RunError::Failed(format!("{other:?}"))),
+        Ending::InOrder => Ok(0),
+        Ending::Status(status) => Ok(status),
+        Ending::Failed(reason) => Err(Failure::Machine(reason)),
+        Ending::Panicked => Err(Failure::Panicked { last: last() }),
+        Ending::TimedOut(limit) => Err(Failure::TimedOut {
+            limit,
+            last: last(),
+        }),
     }
 }
 
-fn start_log(cli: &Cli) -> Result<(), RunError> {
-    logging::start(cli.verbose, cli.log_file.as_deref()).map_err(|source| RunError::LogFile {
-        path: cli.log_file.clone().unwrap_or_default(),
+fn policy(options: &Options) -> Policy {
+    Policy {
+        no_reboot: options.no_reboot,
+        no_shutdown: options.no_shutdown,
+        on_panic: options.on_panic,
+        on_error: options.on_error,
+        on_term: options.on_term,
+    }
+}
+
+fn start_log(options: &Options) -> Result<(), Failure> {
+    let file = options.log_file.as_deref();
+    logging::start(options.verbose, file).map_err(|source| Failure::LogFile {
+        path: file.unwrap_or(Path::new("")).to_owned(),
         source,
     })
 }
 
-/// The console's output, unless there is no serial port.
-fn console_output(serial: &SerialArgument) -> Result<Option<ConsoleOutput>, RunError> {
-    let output = match serial {
-        SerialArgument::Off => return Ok(None),
-        SerialArgument::Stdio => ConsoleOutput::spawn(io::stdout()),
-        SerialArgument::File(path) => {
-            let file = File::create(path).map_err(|source| RunError::SerialFile {
-                path: path.clone(),
-                source,
-            })?;
-            ConsoleOutput::spawn(file)
+/// Where the guest's console is.
+struct Consoles {
+    /// All outputs together; `None` without a serial port.
+    all: Option<Console>,
+    /// Standard output, if it is among them.
+    standard: Option<ConsoleOutput>,
+}
+
+impl Consoles {
+    fn open(options: &Options) -> Result<Self, Failure> {
+        let mut standard = None;
+        let mut outputs = Vec::new();
+        for argument in &options.serial {
+            let target = match argument {
+                SerialArgument::Stdio => Target::Stdout,
+                SerialArgument::File(path) => Target::file(path)?,
+            };
+            let output = ConsoleOutput::spawn(target).map_err(resource("the console"))?;
+            if *argument == SerialArgument::Stdio {
+                standard = Some(output.clone());
+            }
+            outputs.push(output);
         }
-    };
-    output.map(Some).map_err(resource("the console"))
+        if outputs.is_empty() {
+            let all = None;
+            return Ok(Self { all, standard });
+        }
+        let expected = options.expect.as_deref().map(str::parse::<ExpectedText>);
+        let expected = expected
+            .transpose()
+            .map_err(|error| resource("the expected text")(io::Error::other(error)))?;
+        let all = Console::new(outputs, expected.as_ref()).map_err(resource("the console"))?;
+        Ok(Self {
+            all: Some(all),
+            standard,
+        })
+    }
+
+    /// The console, if a text is expected on it.
+    fn expecting(&self) -> Option<&Console> {
+        self.all
+            .as_ref()
+            .filter(|console| console.expected().is_some())
+    }
 }
 
 /// Lets clients and console have what they have not read yet.
-fn say_last_words(server: &SharedServer, output: Option<&ConsoleOutput>) {
-    server.borrow_mut().finish(LAST_WORDS);
-    if let Some(output) = output {
-        output.finish(LAST_WORDS);
+fn say_last_words(server: Option<&SharedServer>, console: Option<&Console>) {
+    if let Some(server) = server {
+        server.borrow_mut().finish(LAST_WORDS);
+    }
+    if let Some(console) = console {
+        console.finish(LAST_WORDS);
     }
 }

@@ -108,6 +108,9 @@ pub enum OptionsError {
     /// Nothing shows the text.
     #[error("--expect waits for a text on the serial console, which --serial off leaves out")]
     ExpectWithoutConsole,
+    /// Nobody could start the guest.
+    #[error("--paused waits for QMP's cont: name a socket with --qmp")]
+    PausedWithoutQmp,
     /// One ends the process, the other keeps it.
     #[error(
         "--debug-exit ends the process when the guest says so, --no-shutdown keeps it: use one"
@@ -123,8 +126,10 @@ impl Options {
             kernel: self.kernel.clone(),
             initrd: self.initrd.clone(),
             cmdline: self.cmdline.clone(),
+            cpus: self.cpus,
             memory: self.mem,
             balloon: self.balloon,
+            debug_exit: self.debug_exit,
         }
     }
 }
@@ -146,6 +151,9 @@ impl TryFrom<Arguments> for Options {
         let serial = consoles(arguments.serial)?;
         if arguments.expect.is_some() && serial.is_empty() {
             return Err(OptionsError::ExpectWithoutConsole);
+        }
+        if arguments.paused && arguments.qmp.is_none() {
+            return Err(OptionsError::PausedWithoutQmp);
         }
         if arguments.debug_exit && arguments.no_shutdown {
             return Err(OptionsError::DebugExitWithoutShutdown);

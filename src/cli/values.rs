@@ -5,9 +5,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use aerostat_devices::balloon::BalloonOptions;
+use aerostat_vmm::config::MAX_CPUS;
 
-/// The most CPUs of a machine.
-const MAX_CPUS: u8 = 64;
+use crate::console::expectation::ExpectedText;
+
 /// The log has no level above this one.
 pub const MAX_VERBOSITY: u8 = 3;
 /// The longest time-out: no clock overflows with it, and nobody waits longer.
@@ -63,10 +64,10 @@ pub fn timeout(text: &str) -> Result<Duration, String> {
 
 /// What the console is to show.
 pub fn expected_text(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Err("an empty text is there from the start: write what to wait for".to_owned());
+    match text.parse::<ExpectedText>() {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => Err("an empty text is there from the start: write what to wait for".to_owned()),
     }
-    Ok(text.to_owned())
 }
 
 /// Where the output of the serial console goes.

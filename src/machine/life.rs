@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use aerostat_qmp::{Event, EventSender, PanicAction, ShutdownCause};
 use aerostat_vmm::{GuestEvent, Machine};
 
-use crate::cli::{ErrorPolicy, PanicPolicy, TermPolicy};
+use crate::cli::options::{ErrorPolicy, PanicPolicy, TermPolicy};
 
 /// What the user chose to happen when a guest ends, fails, or is to end.
 #[derive(Clone, Copy, Debug)]

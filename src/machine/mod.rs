@@ -19,7 +19,7 @@ use aerostat_qmp::{
 use aerostat_vmm::units::MemorySize;
 use aerostat_vmm::{Machine, RunState as VmState, StateError};
 
-use crate::cli::TermPolicy;
+use crate::cli::options::TermPolicy;
 use life::Life;
 pub use life::{Ending, Policy};
 pub use sinks::{balloon_sink, crash_loaded_sink};
