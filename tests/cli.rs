@@ -8,7 +8,7 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
 
-use aerostat_tiny_guest::{Script, hello_elf, script_elf};
+use aerostat_tiny_guest::{Script, goodbye_elf, script_elf};
 use common::setup::{Setup, binary_under_test};
 use place::{Place, assert_ran, assert_says, refusal};
 
@@ -146,7 +146,7 @@ fn files_that_are_no_kernels_are_refused() {
 #[test]
 fn truncated_kernel_is_refused_as_such() {
     let place = Place::new();
-    let kernel = hello_elf();
+    let kernel = goodbye_elf();
     place.write("cut", &kernel[..kernel.len() - 1]);
     assert_says(
         &refusal_with(&place, &["--kernel", "cut"]),
@@ -157,7 +157,7 @@ fn truncated_kernel_is_refused_as_such() {
 #[test]
 fn kernel_for_another_architecture_is_refused_by_its_name() {
     let place = Place::new();
-    let mut kernel = hello_elf();
+    let mut kernel = goodbye_elf();
     kernel[18] = 183;
     place.write("arm", &kernel);
     assert_says(
@@ -292,7 +292,7 @@ fn log_goes_to_a_file_rather_than_to_standard_error() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_says(
         &fs::read_to_string(place.path("log")).expect("log"),
-        &["Kernel kernel"],
+        &["Kernel: Pvh"],
     );
 }
 

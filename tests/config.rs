@@ -11,7 +11,7 @@ use std::os::unix::net::UnixListener;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use aerostat_tiny_guest::{Script, hello_elf, script_elf};
+use aerostat_tiny_guest::{Script, goodbye_elf, script_elf};
 use common::setup::Setup;
 use place::{Place, assert_ran, assert_says, refusal, stderr, stdout};
 
@@ -23,7 +23,7 @@ const MACHINE: &str = "kernel = 'kernel'\nmem = '64M'\n";
 /// A directory with the file `machine.toml` and a kernel in `vm/`, away from where `aerostat` runs.
 fn place_with(file: &str) -> Place {
     let place = Place::new();
-    place.write("vm/kernel", &hello_elf());
+    place.write("vm/kernel", &goodbye_elf());
     place.write("vm/machine.toml", file.as_bytes());
     place
 }
@@ -221,8 +221,11 @@ fn check_refuses_what_a_start_would_refuse() {
     for (more, parts) in [
         (["--mem", "32M"], ["--mem", "minimum is 64M"]),
         (["--kernel", "nowhere"], ["kernel nowhere", "No such file"]),
-        (["--kernel", "."], ["kernel", "no regular file"]),
-        (["--initrd", "/dev/null"], ["/dev/null", "no regular file"]),
+        (["--kernel", "."], ["kernel", "is a directory"]),
+        (
+            ["--initrd", "/dev/null"],
+            ["/dev/null", "not a regular file"],
+        ),
         (["--qmp", "no/where"], ["no/where", "directory"]),
         (["--log-file", "no/where"], ["no/where", "directory"]),
         (["--serial", "file:no/where"], ["no/where", "directory"]),
@@ -235,7 +238,7 @@ fn check_refuses_what_a_start_would_refuse() {
 fn check_refuses_to_print_a_path_that_is_not_utf_8_but_a_machine_runs_from_it() {
     let place = Place::new();
     let kernel = OsStr::from_bytes(b"k\xff");
-    fs::write(place.directory().join(kernel), hello_elf()).expect("write");
+    fs::write(place.directory().join(kernel), goodbye_elf()).expect("write");
     let arguments = [OsStr::new("--mem=64M"), OsStr::new("--kernel"), kernel];
     assert_ran(&place.run(&arguments));
     let check = [OsStr::new("check")].into_iter().chain(arguments);

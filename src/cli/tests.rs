@@ -8,8 +8,8 @@ use super::kind::{Kind, repeats};
 use super::options::{ErrorPolicy, PanicPolicy, TermPolicy};
 use super::*;
 
-/// What a machine needs.
-const NEEDED: [&str; 2] = ["--kernel=/k", "--mem=2G"];
+/// What a machine needs, to be paused too.
+const NEEDED: [&str; 3] = ["--kernel=/k", "--mem=2G", "--qmp=/q"];
 
 /// An option with two values other than its default, the first of them in both notations.
 struct Sample {
@@ -195,7 +195,7 @@ fn needed_arguments_make_a_machine_with_the_defaults() {
         cpus: 1,
         mem: "2G".parse().unwrap(),
         balloon: Some(aerostat_devices::balloon::BalloonOptions::default()),
-        qmp: None,
+        qmp: Some("/q".into()),
         paused: false,
         no_reboot: false,
         no_shutdown: false,
@@ -309,6 +309,13 @@ fn options_that_repeat_may_be_single_in_a_file() {
         .map(key)
         .collect();
     assert_eq!(repeating, ["serial", "verbose"]);
+}
+
+#[test]
+fn paused_machine_needs_a_socket() {
+    let arguments = strings(&["--kernel=/k", "--mem=2G", "--paused"]);
+    let refusal = run(&arguments).unwrap_err();
+    assert!(refusal.contains("--qmp"), "{refusal}");
 }
 
 #[test]
@@ -462,6 +469,7 @@ mem = \"2G\"
 balloon = \"on\"
 
 # Control
+qmp = \"/q\"
 paused = false
 
 # Life cycle
@@ -529,7 +537,7 @@ fn any_arguments() -> impl Strategy<Value = Vec<String>> {
             "--no-reboot",
         ]),
         switch(),
-        prop::option::of("[^\0]{1,20}"),
+        prop::option::of("[^\0\r]{1,20}"),
         0..=3_u8,
     );
     (boot, consoles, ends).prop_map(|((kernel, initrd, cmdline, cpus), consoles, ends)| {
@@ -537,6 +545,7 @@ fn any_arguments() -> impl Strategy<Value = Vec<String>> {
         let mut arguments = vec![
             format!("--kernel={kernel}"),
             "--mem=1.5G".to_owned(),
+            "--qmp=/q".to_owned(),
             format!("--cmdline={cmdline}"),
             format!("--cpus={cpus}"),
             format!("{flag}={on}"),

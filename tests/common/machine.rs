@@ -143,6 +143,15 @@ impl Machine {
         self.console.run_for(&command, FILL_LIMIT).map(drop)
     }
 
+    /// How the process ended, if it has.
+    ///
+    /// # Errors
+    ///
+    /// When the system does not say.
+    pub fn exit_status(&mut self) -> Result<Option<ExitStatus>> {
+        self.child.try_wait().context("wait for the machine")
+    }
+
     /// Waits for the process to end.
     ///
     /// # Errors
@@ -152,7 +161,7 @@ impl Machine {
         let limit = scaled(EXIT_LIMIT);
         let deadline = Instant::now() + limit;
         loop {
-            if let Some(status) = self.child.try_wait().context("wait for the machine")? {
+            if let Some(status) = self.exit_status()? {
                 return Ok(status);
             }
             if Instant::now() >= deadline {

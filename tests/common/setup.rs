@@ -168,7 +168,20 @@ impl Setup {
     /// # Errors
     ///
     /// When the process cannot be started.
-    pub fn start(mut self) -> Result<Machine> {
+    pub fn start(self) -> Result<Machine> {
+        self.start_at(None)
+    }
+
+    /// As [`Self::start`], with the QMP socket at `socket`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn start_on(self, socket: &Path) -> Result<Machine> {
+        self.start_at(Some(socket))
+    }
+
+    fn start_at(mut self, socket: Option<&Path>) -> Result<Machine> {
         let directory = tempfile::Builder::new()
             .prefix("aerostat-")
             .tempdir()
@@ -178,7 +191,7 @@ impl Setup {
             std::fs::write(&path, content).context(format!("write {}", path.display()))?;
             self = self.argument(option, path);
         }
-        let socket = directory.path().join("qmp.sock");
+        let socket = socket.map_or_else(|| directory.path().join("qmp.sock"), Path::to_owned);
         let errors = directory.path().join("stderr");
         let stderr =
             std::fs::File::create(&errors).context(format!("create {}", errors.display()))?;

@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use aerostat_tiny_guest::hello_elf;
+use aerostat_tiny_guest::goodbye_elf;
 use tempfile::TempDir;
 
 use crate::common::setup::binary_under_test;
@@ -22,7 +22,7 @@ impl Place {
     /// A new directory.
     pub fn new() -> Self {
         let place = Self(TempDir::new().expect("temporary directory"));
-        place.write("kernel", &hello_elf());
+        place.write("kernel", &goodbye_elf());
         place
     }
 

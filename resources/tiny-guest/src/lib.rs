@@ -4,8 +4,8 @@
 //! script tells it: memory and port accesses, polling, printing on the serial port. The script
 //! travels as the initrd, the guest itself as an ELF kernel ([`script_elf`]). With it the
 //! start-up, the virtio-mmio transport, the balloon and hostile accesses are tested in
-//! milliseconds. For measurements of start-up there are two guests that do nothing but say that
-//! they run ([`hello_elf`], [`halt_elf`]).
+//! milliseconds. For measurements of start-up there are guests that do nothing but say that
+//! they run ([`hello_elf`], [`goodbye_elf`], [`halt_elf`]).
 
 mod balloon;
 mod elf;
@@ -67,6 +67,18 @@ pub fn hello_elf() -> Vec<u8> {
     // mov al, 0xfe; out 0x64, al
     let reset = [0xb0, 0xfe, 0xe6, 0x64];
     elf::kernel(&[&GREET[..], &reset, &HALT].concat(), Some(LOAD_ADDRESS))
+}
+
+/// As [`hello_elf`], but the guest powers its machine off: ACPI S5 through the sleep control
+/// register at port 0x600.
+#[must_use]
+pub fn goodbye_elf() -> Vec<u8> {
+    // mov dx, 0x600; mov al, 0x34; out dx, al
+    let power_off = [0x66, 0xba, 0x00, 0x06, 0xb0, 0x34, 0xee];
+    elf::kernel(
+        &[&GREET[..], &power_off, &HALT].concat(),
+        Some(LOAD_ADDRESS),
+    )
 }
 
 /// As [`hello_elf`], but the guest halts for ever after its greeting.
