@@ -7,10 +7,11 @@ mod common;
 
 use std::time::Duration;
 
+use common::machine::Machine;
 use common::setup::Setup;
 
 /// Command line without `--cmdline`.
-const DEFAULT_CMDLINE: &str = "console=ttyS0 reboot=k panic=-1";
+const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
 /// Time for what the guest does at once.
 const SHORT: Duration = Duration::from_secs(10);
 
@@ -21,14 +22,18 @@ const KERNEL_KIB: u64 = 48 << 10;
 /// devices that cannot.
 const BOUNCE_KIB: u64 = 64 << 10;
 
+/// A guest with this much memory at its shell.
+fn booted(mem: &str) -> Machine {
+    let setup = Setup::linux(mem).expect("guest files");
+    let mut machine = setup.start().expect("start");
+    machine.wait_for_shell().expect("boot");
+    machine
+}
+
 /// Asserts that a guest with `mem` sees all of it but `kept_kib` and what `struct page` takes: 64
 /// bytes for each page of 4 KiB, which is 1.6 %.
 fn assert_guest_sees(mem: &str, mem_kib: u64, kept_kib: u64) {
-    let mut machine = Setup::linux(mem)
-        .expect("guest files")
-        .start()
-        .expect("start");
-    machine.wait_for_shell().expect("boot");
+    let mut machine = booted(mem);
 
     let total = machine.guest_meminfo_kib("MemTotal").expect("MemTotal");
 
@@ -61,11 +66,7 @@ fn guest_with_8_gib_sees_8_gib() {
 
 #[test]
 fn bzimage_boots_with_initrd_and_default_command_line() {
-    let mut machine = Setup::linux("256M")
-        .expect("guest files")
-        .start()
-        .expect("start");
-    machine.wait_for_shell().expect("boot");
+    let mut machine = booted("256M");
 
     let cmdline = machine
         .console
@@ -105,11 +106,7 @@ fn elf_kernel_boots_through_pvh_with_command_line_of_its_own() {
 
 #[test]
 fn typed_input_reaches_the_guests_shell_and_its_output_comes_back_whole() {
-    let mut machine = Setup::linux("256M")
-        .expect("guest files")
-        .start()
-        .expect("start");
-    machine.wait_for_shell().expect("boot");
+    let mut machine = booted("256M");
     let numbers: Vec<String> = (1..=2000).map(|number: u32| number.to_string()).collect();
 
     let output = machine
@@ -122,11 +119,7 @@ fn typed_input_reaches_the_guests_shell_and_its_output_comes_back_whole() {
 
 #[test]
 fn guest_power_off_ends_the_process_with_0() {
-    let mut machine = Setup::linux("256M")
-        .expect("guest files")
-        .start()
-        .expect("start");
-    machine.wait_for_shell().expect("boot");
+    let mut machine = booted("256M");
     let mut qmp = machine.qmp().expect("QMP");
 
     machine.console.send("poweroff -f\n").expect("type");
@@ -138,61 +131,8 @@ fn guest_power_off_ends_the_process_with_0() {
 }
 
 #[test]
-fn guest_reboot_ends_the_process_with_0() {
-    let mut machine = Setup::linux("256M")
-        .expect("guest files")
-        .start()
-        .expect("start");
-    machine.wait_for_shell().expect("boot");
-
-    machine.console.send("reboot -f\n").expect("type");
-
-    machine.wait_success().expect("exit status 0");
-}
-
-#[test]
-fn guest_panic_ends_the_process_instead_of_hanging() {
-    let mut machine = Setup::linux("256M")
-        .expect("guest files")
-        .start()
-        .expect("start");
-    machine.wait_for_shell().expect("boot");
-
-    machine
-        .console
-        .send("echo c >/proc/sysrq-trigger\n")
-        .expect("type");
-
-    machine
-        .console
-        .wait_for("Kernel panic", SHORT)
-        .expect("panic on the console");
-    machine
-        .wait_success()
-        .expect("exit status 0, as after any reset by the guest");
-}
-
-#[test]
-fn quit_ends_a_running_guest_with_0() {
-    let mut machine = Setup::linux("256M")
-        .expect("guest files")
-        .start()
-        .expect("start");
-    machine.wait_for_shell().expect("boot");
-    let mut qmp = machine.qmp().expect("QMP");
-
-    qmp.execute("quit").expect("quit");
-
-    machine.wait_success().expect("exit status 0");
-}
-
-#[test]
 fn stopped_guest_makes_no_progress_and_carries_on_after_cont() {
-    let mut machine = Setup::linux("256M")
-        .expect("guest files")
-        .start()
-        .expect("start");
-    machine.wait_for_shell().expect("boot");
+    let mut machine = booted("256M");
     let mut qmp = machine.qmp().expect("QMP");
     let ticker = "i=0; while :; do i=$((i+1)); echo tick $i; usleep 50000; done\n";
     machine.console.send(ticker).expect("type");

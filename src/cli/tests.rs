@@ -461,7 +461,7 @@ fn check_prints_the_defaults_too() {
     let expected = "\
 # Boot
 kernel = \"/k\"
-cmdline = \"console=ttyS0 reboot=k panic=-1\"
+cmdline = \"console=ttyS0 panic=-1\"
 
 # Machine
 cpus = 1

@@ -6,9 +6,9 @@ use aerostat_devices::balloon::BalloonOptions;
 
 use crate::units::MemorySize;
 
-/// The kernel command line unless the user gives another: console on the serial port, reset by
-/// the keyboard controller, and a reset at once when the kernel panics.
-pub const DEFAULT_CMDLINE: &str = "console=ttyS0 reboot=k panic=-1";
+/// The kernel command line unless the user gives another: console on the serial port, and a reset
+/// at once when the kernel panics (one that finds the panic port says so before).
+pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
 
 /// The most vCPUs in a machine.
 pub const MAX_CPUS: u8 = 64;

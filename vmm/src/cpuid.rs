@@ -98,7 +98,7 @@ fn adapt(entry: &mut kvm_cpuid_entry2, apic_id: u32, cpus: u32) {
         // kvm-clock, which stands still while the guest does.
         0x8000_0007 => entry.edx &= !EDX_INVARIANT_TSC_BIT,
         // AMD: number of cores less one, and the width of a core's number.
-        0x8000_0008 => entry.ecx = cpus - 1 | core_bits(cpus) << 12,
+        0x8000_0008 => entry.ecx = (cpus - 1) | (core_bits(cpus) << 12),
         0x8000_001d => {
             entry.eax = entry.eax & !CACHE_SHARING_MASK | sharing(entry.eax, cpus);
         }
@@ -117,7 +117,7 @@ fn with(register: u32, bit: u32, set: bool) -> u32 {
 fn sharing(eax: u32, cpus: u32) -> u32 {
     let level = eax >> 5 & 7;
     if level == LAST_LEVEL {
-        cpus - 1 << CACHE_SHARING_SHIFT
+        (cpus - 1) << CACHE_SHARING_SHIFT
     } else {
         0
     }
@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn amd_leaves_count_cores() {
-        assert_eq!(adapted(0x8000_0008, 48, 6).ecx, 5 | 3 << 12);
+        assert_eq!(adapted(0x8000_0008, 48, 6).ecx, 5 | (3 << 12));
         let ids = adapted(0x8000_001e, 0, 6);
         assert_eq!((ids.eax, ids.ebx, ids.ecx), (3, 3, 0));
     }

@@ -41,7 +41,10 @@ enum Command {
     /// Boot a stock Linux kernel and steer its memory, step by step
     Demo(demo::Options),
     /// Check everything: format, lints, docs, licences, tests with and without Linux guests
-    Test,
+    Test {
+        /// Only these test programs (such as `boot`), without the other checks
+        names: Vec<String>,
+    },
     /// Measure start-up and footprint beside QEMU
     Bench(bench::Options),
     /// Write the licences of the shipped binary's dependencies to THIRD-PARTY.md
@@ -54,7 +57,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         Command::Demo(options) => demo::run(&options),
-        Command::Test => check::run(),
+        Command::Test { names } => check::run(&names),
         Command::Bench(options) => bench::run(&options),
         Command::Licenses => licenses::run(),
         Command::Inside => inside::run(),

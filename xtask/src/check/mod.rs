@@ -17,7 +17,7 @@ use crate::workspace::Workspace;
 use crate::{chain, inside, licenses, packages, process};
 
 /// Test targets that boot Linux.
-const LINUX_TESTS: &[&str] = &["boot", "linux_balloon"];
+const LINUX_TESTS: &[&str] = &["boot", "linux_balloon", "linux_life"];
 /// Packages whose tests open `/dev/kvm`.
 const KVM_PACKAGES: &[&str] = &["aerostat", "aerostat-vmm"];
 /// Time for all tests of one outer machine; a boot takes some 10 s there.
@@ -26,12 +26,12 @@ const OUTER_LIMIT: Duration = Duration::from_secs(25 * 60);
 const OUTER_BINARY: &str = "/bin/aerostat";
 const OUTER_LINUX: &str = "/linux";
 
-/// Runs all stages.
+/// Runs all stages; or, where `names` are given, those test programs alone.
 ///
 /// # Errors
 ///
-/// When at least one stage failed.
-pub fn run() -> Result<()> {
+/// When at least one stage failed, or there is no test program of a name.
+pub fn run(names: &[String]) -> Result<()> {
     let workspace = Workspace::find()?;
     let host = Host::detect();
     println!("Linux guests run {}: {}.", host.way(), host.reason());
@@ -40,6 +40,39 @@ pub fn run() -> Result<()> {
     }
 
     let mut stages = Stages::default();
+    if names.is_empty() {
+        check_sources(&workspace, &mut stages);
+    }
+    let mut programs = Vec::new();
+    stages.run("Building the tests", || {
+        programs = named(build::test_programs(&workspace)?, names)?;
+        Ok(())
+    });
+    let (linux, others): (Vec<_>, Vec<_>) = programs.into_iter().partition(boots_linux);
+    let (nested, here): (Vec<_>, Vec<_>) = others
+        .into_iter()
+        .partition(|program| !host.kvm_usable && needs_kvm(program));
+    if names.is_empty() || !here.is_empty() {
+        stages.run("Tests without Linux guests", || run_here(&here));
+    }
+    if names.is_empty() {
+        stages.run("Examples in the documentation", || {
+            process::run(workspace.cargo().args(["test", "--workspace", "--doc"]))
+        });
+        stages.run("Tests with Linux guests", || {
+            all_are_there(&linux)?;
+            run_linux(&workspace, host.way(), linux, nested)
+        });
+    } else if !linux.is_empty() || !nested.is_empty() {
+        stages.run("Tests with Linux guests", || {
+            run_linux(&workspace, host.way(), linux, nested)
+        });
+    }
+    stages.summarize()
+}
+
+/// Everything that is checked without running the project's own code.
+fn check_sources(workspace: &Workspace, stages: &mut Stages) {
     stages.run("Formatting", || {
         process::run(workspace.cargo().args(["fmt", "--all", "--check"]))
     });
@@ -61,24 +94,28 @@ pub fn run() -> Result<()> {
             .args(["doc", "--workspace", "--no-deps"]);
         process::run(&mut command)
     });
-    stages.run("Licences", || licenses::check(&workspace));
-    let mut programs = Vec::new();
-    stages.run("Building the tests", || {
-        programs = build::test_programs(&workspace)?;
-        Ok(())
-    });
-    let (linux, others): (Vec<_>, Vec<_>) = programs.into_iter().partition(boots_linux);
-    let (nested, here): (Vec<_>, Vec<_>) = others
-        .into_iter()
-        .partition(|program| !host.kvm_usable && needs_kvm(program));
-    stages.run("Tests without Linux guests", || run_here(&here));
-    stages.run("Examples in the documentation", || {
-        process::run(workspace.cargo().args(["test", "--workspace", "--doc"]))
-    });
-    stages.run("Tests with Linux guests", || {
-        run_linux(&workspace, host.way(), linux, nested)
-    });
-    stages.summarize()
+    stages.run("Licences", || licenses::check(workspace));
+}
+
+/// The programs of these names; all of them if there are no names.
+fn named(programs: Vec<TestProgram>, names: &[String]) -> Result<Vec<TestProgram>> {
+    let unknown = |name: &&String| !programs.iter().any(|program| program.name == **name);
+    if let Some(name) = names.iter().find(unknown) {
+        return Err(Error::Check(format!("There is no test program {name}")));
+    }
+    let wanted = |program: &TestProgram| names.is_empty() || names.contains(&program.name);
+    Ok(programs.into_iter().filter(wanted).collect())
+}
+
+/// Tests that boot Linux are not to be missed because they are no longer built.
+fn all_are_there(linux: &[TestProgram]) -> Result<()> {
+    let missing = |name: &&&str| !linux.iter().any(|program| program.name == **name);
+    match LINUX_TESTS.iter().find(missing) {
+        Some(name) => Err(Error::Check(format!(
+            "There is no test {name}: it did not build"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn boots_linux(program: &TestProgram) -> bool {
@@ -123,13 +160,6 @@ fn run_linux(
     mut linux: Vec<TestProgram>,
     others: Vec<TestProgram>,
 ) -> Result<()> {
-    for name in LINUX_TESTS {
-        if !linux.iter().any(|program| program.name == *name) {
-            return Err(Error::Check(format!(
-                "There is no test {name}: it did not build"
-            )));
-        }
-    }
     packages::ensure(&[packages::BUSYBOX])?;
     if way == Way::Nested {
         packages::ensure(&[packages::QEMU])?;
