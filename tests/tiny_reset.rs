@@ -30,8 +30,11 @@ fn idle() -> Script {
     Script::new().puts("ready\n")
 }
 
+/// What a guest does, and its name.
+type Way = (&'static str, fn(Script) -> Script);
+
 /// The ways in which a guest resets its machine.
-fn ways() -> [(&'static str, fn(Script) -> Script); 3] {
+fn ways() -> [Way; 3] {
     [
         ("keyboard controller", Script::reset),
         ("ACPI", |script| script.out8(0x602, 1)),

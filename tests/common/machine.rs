@@ -26,7 +26,7 @@ const FILL_LIMIT: Duration = Duration::from_secs(30);
 /// Pause between two looks whether the process has ended.
 const EXIT_PAUSE: Duration = Duration::from_millis(10);
 /// Lines of standard error that go into an error.
-const ERROR_LINES: usize = 20;
+const ERROR_LINES: usize = 40;
 
 /// A machine whose process is ended, at the latest, when this goes out of scope.
 #[derive(Debug)]

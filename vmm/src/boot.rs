@@ -1,12 +1,35 @@
-//! What is in memory before the guest starts: kernel, initrd, command line, ACPI tables, and what
-//! the kernel's entry protocol asks for.
+//! What is in memory before the guest starts: kernel, initrd, command line, ACPI tables, what the
+//! kernel's entry protocol asks for, and the one thing that is left of a BIOS.
 
 use aerostat_devices::GuestMemory;
+use aerostat_devices::power::ACPI_RESET_VALUE;
+use vm_memory::{Bytes, GuestAddress};
 
 use crate::acpi::{self, AcpiError, Platform};
 use crate::config::MachineConfig;
 use crate::kernel::{self, Entry, Image, Initrd, Kernel, KernelError};
-use crate::{boot_params, memory, pvh};
+use crate::{boot_params, layout, memory, pvh};
+
+/// What a BIOS does when it is entered: it restarts the machine. Linux enters it to reboot where
+/// ACPI is hardware-reduced, since it takes that for a sign of EFI, finds no EFI, and is left with
+/// the BIOS.
+///
+/// In real mode: `mov dx, 0x602; mov al, 1; out dx, al; 1: hlt; jmp 1b`, with the port and value
+/// of ACPI's reset register.
+const RESTART: [u8; 9] = {
+    let [low, high] = (layout::ACPI_PORT + 2).to_le_bytes();
+    [
+        0xba,
+        low,
+        high,
+        0xb0,
+        ACPI_RESET_VALUE,
+        0xee,
+        0xf4,
+        0xeb,
+        0xfd,
+    ]
+};
 
 /// Boot information could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +109,7 @@ impl Loaded {
         platform: Platform,
         memory: &GuestMemory,
     ) -> Result<(), BootError> {
+        memory.write_slice(&RESTART, GuestAddress(layout::RESET_VECTOR))?;
         let rsdp = acpi::write(platform, memory)?;
         let map = memory::e820(memory);
         match self.kernel.entry {

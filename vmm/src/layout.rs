@@ -54,8 +54,10 @@ pub const CMDLINE_MAX: u64 = 0xffff;
 
 /// ACPI: the RSDP first, where firmware's would be found, the tables after it.
 pub const ACPI_START: u64 = 0xe_0000;
-/// The end of the BIOS area.
-pub const ACPI_END: u64 = 0x10_0000;
+/// The end of the tables' part of the BIOS area.
+pub const ACPI_END: u64 = RESET_VECTOR;
+/// Where a BIOS is entered in real mode (0xffff:0) to restart its machine.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 
 /// The first serial port (COM1).
 pub const SERIAL_PORT: u16 = 0x3f8;

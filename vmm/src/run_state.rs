@@ -85,8 +85,11 @@ mod tests {
     use Change::*;
     use RunState::*;
 
-    /// Every state, and where it goes by each change: `None` is a refusal.
-    const TABLE: [(RunState, [(Change, Option<RunState>); 6]); 6] = [
+    /// A change, and where it leads: `None` is a refusal.
+    type Row = (Change, Option<RunState>);
+
+    /// Every state with all changes.
+    const TABLE: [(RunState, [Row; 6]); 6] = [
         (
             Prelaunch,
             [

@@ -275,6 +275,16 @@ fn other_cpus_run_stop_and_are_woken_anew_after_a_reset() {
     }
 }
 
+/// As Linux does where it finds neither ACPI's nor EFI's way to restart.
+#[test]
+fn entering_the_bios_in_real_mode_resets() {
+    // ljmp 0xffff:0
+    let script = Script::new().start_others_with([0xea, 0, 0, 0xff, 0xff, 0, 0, 0]);
+    let mut guest = guest_with_cpus(script, 2);
+    guest.machine.resume().unwrap();
+    assert!(matches!(guest.event(), GuestEvent::Reset));
+}
+
 #[test]
 fn input_reaches_the_guest() {
     let mut guest = guest(Script::new().puts("ready\n").echo_serial().power_off());

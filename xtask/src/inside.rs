@@ -66,6 +66,7 @@ fn run_tests(programs: &[TestProgram], line: &mut Line) -> Result<()> {
 pub fn run_test(program: &TestProgram) -> Result<()> {
     process::run(
         Command::new(&program.path)
+            .args(&program.filters)
             .arg("--test-threads=1")
             .current_dir(&program.directory)
             .envs(

@@ -36,6 +36,8 @@ pub struct TestProgram {
     pub path: PathBuf,
     /// The directory that Cargo runs it in: its package's.
     pub directory: PathBuf,
+    /// What the names of its tests must contain; all run if there is nothing.
+    pub filters: Vec<String>,
     /// Environment variables it is to see.
     pub environment: Vec<(String, String)>,
 }

@@ -42,7 +42,7 @@ enum Command {
     Demo(demo::Options),
     /// Check everything: format, lints, docs, licences, tests with and without Linux guests
     Test {
-        /// Only these test programs (such as `boot`), without the other checks
+        /// Only these test programs, without the other checks: `boot`, or `boot::part_of_a_name`
         names: Vec<String>,
     },
     /// Measure start-up and footprint beside QEMU

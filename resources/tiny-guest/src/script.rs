@@ -156,20 +156,25 @@ impl Script {
     }
 
     /// Wakes all other CPUs; each of them adds 1 to the 32 bits at [`OTHERS_COUNTER`] for ever.
+    #[must_use]
+    pub fn start_others(self) -> Self {
+        // lock inc dword ptr [0x5000]; jmp to the start.
+        let code = [0xf0, 0x66, 0xff, 0x06, 0x00, 0x50, 0xeb, 0xf8];
+        self.store32(OTHERS_COUNTER, 0).start_others_with(code)
+    }
+
+    /// Wakes all other CPUs, which run `code` in real mode.
     ///
     /// INIT, then start-up IPI, to all but oneself (Intel SDM volume 3A §10.6.1, §8.4.4.1), through
     /// the local APIC at its usual address.
     #[must_use]
-    pub fn start_others(self) -> Self {
+    pub fn start_others_with(self, code: [u8; 8]) -> Self {
         const SPURIOUS_VECTOR: u64 = 0xfee0_00f0;
         const INTERRUPT_COMMAND: u64 = 0xfee0_0300;
         const ENABLE: u32 = 0x1ff;
         const INIT_OTHERS: u32 = 0x000c_4500;
         const START_OTHERS: u32 = 0x000c_4600;
-        // In real mode: lock inc dword ptr [0x5000]; jmp to the start.
-        let code = [0xf0, 0x66, 0xff, 0x06, 0x00, 0x50, 0xeb, 0xf8];
         self.store(OTHERS_CODE, u64::from_le_bytes(code), 8)
-            .store32(OTHERS_COUNTER, 0)
             .store32(SPURIOUS_VECTOR, ENABLE)
             .store32(INTERRUPT_COMMAND, INIT_OTHERS)
             .store32(INTERRUPT_COMMAND, START_OTHERS | OTHERS_PAGE)

@@ -84,6 +84,7 @@ fn program(line: &str, root: &Path) -> Option<TestProgram> {
         package,
         path: artifact.executable?,
         directory,
+        filters: Vec::new(),
         environment: vec![("CARGO_MANIFEST_DIR".to_owned(), manifest)],
     })
 }
@@ -109,6 +110,7 @@ fn package_name(directory: &Path, root: &Path) -> Option<String> {
 pub fn run(program: &TestProgram) -> Result<()> {
     process::run(
         Command::new(&program.path)
+            .args(&program.filters)
             .current_dir(&program.directory)
             .envs(
                 program

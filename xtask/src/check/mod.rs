@@ -97,14 +97,28 @@ fn check_sources(workspace: &Workspace, stages: &mut Stages) {
     stages.run("Licences", || licenses::check(workspace));
 }
 
-/// The programs of these names; all of them if there are no names.
+/// The programs that are named, each with the tests that are named (`boot` or
+/// `boot::part_of_a_name`); all of them if there are no names.
 fn named(programs: Vec<TestProgram>, names: &[String]) -> Result<Vec<TestProgram>> {
-    let unknown = |name: &&String| !programs.iter().any(|program| program.name == **name);
-    if let Some(name) = names.iter().find(unknown) {
-        return Err(Error::Check(format!("There is no test program {name}")));
+    if names.is_empty() {
+        return Ok(programs);
     }
-    let wanted = |program: &TestProgram| names.is_empty() || names.contains(&program.name);
-    Ok(programs.into_iter().filter(wanted).collect())
+    let mut wanted: Vec<TestProgram> = Vec::new();
+    for name in names {
+        let (name, filter) = name.split_once("::").unwrap_or((name, ""));
+        if !wanted.iter().any(|program| program.name == name) {
+            let found = programs.iter().filter(|program| program.name == name);
+            wanted.extend(found.cloned());
+        }
+        let mut found = wanted.iter_mut().filter(|program| program.name == name);
+        let first = found.next();
+        let first =
+            first.ok_or_else(|| Error::Check(format!("There is no test program {name}")))?;
+        std::iter::once(first)
+            .chain(found)
+            .for_each(|program| program.filters.push(filter.to_owned()));
+    }
+    Ok(wanted)
 }
 
 /// Tests that boot Linux are not to be missed because they are no longer built.
@@ -273,6 +287,22 @@ mod tests {
         assert!(boots_linux(&program("aerostat", "boot")));
         assert!(!boots_linux(&program("aerostat-vmm", "boot")));
         assert!(!boots_linux(&program("aerostat", "cli")));
+    }
+
+    #[test]
+    fn programs_and_tests_are_chosen_by_name() {
+        let all = || vec![program("aerostat", "boot"), program("aerostat", "cli")];
+        let names = |names: &[&str]| {
+            names
+                .iter()
+                .map(|&name| name.to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(named(all(), &[]).unwrap(), all());
+        let chosen = named(all(), &names(&["cli::one", "cli::two"])).unwrap();
+        assert_eq!(chosen.len(), 1);
+        assert_eq!(chosen[0].filters, names(&["one", "two"]));
+        assert!(named(all(), &names(&["nothing"])).is_err());
     }
 
     #[test]
