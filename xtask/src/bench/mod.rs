@@ -1,10 +1,12 @@
-//! `cargo xtask bench`: start-up and footprint beside QEMU's microvm, on this machine's KVM.
+//! `cargo xtask bench`: start-up and footprint beside QEMU's microvm, and how soon a guest stands
+//! still, on this machine's KVM.
 //!
 //! Both run the same tiny guest with the same memory, a balloon and a QMP socket. Rounds are taken
 //! in turn, since this kind of figure drifts: compare within one run, and quote ratios.
 
 mod footprint;
 mod start;
+mod stop;
 mod table;
 mod vmm;
 
@@ -68,6 +70,11 @@ pub fn run(options: &Options) -> Result<()> {
     let mut figures: Vec<Figure> = Vec::new();
     figures.extend(starts);
     figures.extend(footprints);
+    figures.extend(stop::measure(
+        ours.binary(),
+        scratch.path(),
+        options.rounds,
+    )?);
     if options.json {
         println!("{}", table::json(&figures)?);
     } else {

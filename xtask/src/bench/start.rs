@@ -150,7 +150,7 @@ fn readable_within(child: &Child, limit: Duration) -> Result<bool> {
 }
 
 /// The middle one of `times`, or the lower of the middle two; zero of none.
-fn median(times: impl Iterator<Item = Duration>) -> Duration {
+pub fn median(times: impl Iterator<Item = Duration>) -> Duration {
     let mut times: Vec<Duration> = times.collect();
     times.sort_unstable();
     times

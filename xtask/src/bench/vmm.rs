@@ -47,7 +47,7 @@ impl Vmm {
             Self::Aerostat(_) => {
                 command.arg("--kernel").arg(kernel);
                 command
-                    .args(["--mem", &format!("{MEMORY_MIB}M")])
+                    .args(["--mem", &format!("{MEMORY_MIB}M"), "--no-reboot"])
                     .arg("--qmp")
                     .arg(socket);
             }
