@@ -150,6 +150,15 @@ fn cont_lets_a_panicked_guest_go_on() {
 }
 
 #[test]
+fn power_off_is_the_last_and_only_thing_that_is_announced() {
+    let (mut machine, mut qmp) = start_and_type(after_a_key(Script::power_off));
+    let event = qmp.wait_event("SHUTDOWN", LIMIT).expect("event");
+    assert_eq!(event["data"]["reason"], "guest-shutdown");
+    assert_eq!(qmp.take_event_names(), [""; 0]);
+    machine.wait_success().expect("status 0");
+}
+
+#[test]
 fn machine_that_stays_after_power_off_says_so() {
     let setup = after_a_key(Script::power_off).flag("--no-shutdown");
     let (_machine, mut qmp) = start_and_type(setup);

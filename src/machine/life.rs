@@ -82,7 +82,6 @@ impl Life {
             self.events.send(Event::Shutdown(cause));
             self.halt(event);
         } else {
-            self.halt(event);
             self.end(cause, ending);
         }
     }

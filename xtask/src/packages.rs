@@ -25,7 +25,8 @@ pub const QEMU: Package = Package {
     name: "qemu-system-x86",
     program: "qemu-system-x86_64",
 };
-/// Connects a terminal to a socket, for the user of the interactive demo.
+/// Connects a terminal, or a script, to a socket: for the user of the interactive demo, and the
+/// script for CI.
 pub const SOCAT: Package = Package {
     name: "socat",
     program: "socat",

@@ -17,7 +17,7 @@ use crate::workspace::Workspace;
 use crate::{chain, inside, licenses, packages, process};
 
 /// Test targets that boot Linux.
-const LINUX_TESTS: &[&str] = &["boot", "linux_balloon", "linux_life"];
+const LINUX_TESTS: &[&str] = &["boot", "linux_balloon", "linux_ci", "linux_life"];
 /// Packages whose tests open `/dev/kvm`.
 const KVM_PACKAGES: &[&str] = &["aerostat", "aerostat-vmm"];
 /// Time for all tests of one outer machine; a boot takes some 10 s there.
@@ -25,6 +25,8 @@ const OUTER_LIMIT: Duration = Duration::from_secs(25 * 60);
 /// Where the outer machine has what the Linux tests need.
 const OUTER_BINARY: &str = "/bin/aerostat";
 const OUTER_LINUX: &str = "/linux";
+/// Where the outer machine has what the script for CI speaks QMP with.
+const OUTER_SOCAT: &str = "/bin/socat";
 
 /// Runs all stages; or, where `names` are given, those test programs alone.
 ///
@@ -174,7 +176,7 @@ fn run_linux(
     mut linux: Vec<TestProgram>,
     others: Vec<TestProgram>,
 ) -> Result<()> {
-    packages::ensure(&[packages::BUSYBOX])?;
+    packages::ensure(&[packages::BUSYBOX, packages::SOCAT])?;
     if way == Way::Nested {
         packages::ensure(&[packages::QEMU])?;
     }
@@ -196,7 +198,12 @@ fn run_linux(
     match way {
         Way::Direct => linux.iter().try_for_each(inside::run_test),
         Way::Nested => {
-            let mut programs = vec![(OUTER_BINARY.to_owned(), binary)];
+            let socat = process::find_on_path(packages::SOCAT.program)
+                .ok_or_else(|| Error::Check("There is no socat on the search path".to_owned()))?;
+            let mut programs = vec![
+                (OUTER_BINARY.to_owned(), binary),
+                (OUTER_SOCAT.to_owned(), socat),
+            ];
             // Tests know the binary that Cargo built for them by its path.
             if !others.is_empty() {
                 let debug = workspace.target.join("debug/aerostat");
