@@ -3,6 +3,7 @@
 //! Everything here is called from the control thread.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use aerostat_devices::balloon::Balloon;
 use aerostat_devices::serial::SerialPort;
@@ -161,7 +162,9 @@ impl Machine {
         let before = self.state;
         let after = before.after(change)?;
         if before == RunState::Running {
+            let begun = Instant::now();
             self.park()?;
+            log::debug!("All vCPUs left the guest within {:?}", begun.elapsed());
             self.keep_clock();
         }
         self.state = after;

@@ -9,7 +9,7 @@
 //! happened because of the latter.
 
 use std::io;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
@@ -54,6 +54,9 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// Whether the request is [`Request::Run`]: looked at before each entry into the guest, without
+    /// a lock that a thread which has lost its CPU could hold.
+    may_run: AtomicBool,
 }
 
 impl Shared {
@@ -115,6 +118,7 @@ impl VcpuThread {
                 next: None,
             }),
             changed: Condvar::new(),
+            may_run: AtomicBool::new(false),
         });
         let own = shared.clone();
         let (id_sender, id) = sync_channel(1);
@@ -161,6 +165,8 @@ impl VcpuThread {
     fn request(&self, request: Request) {
         let mut state = self.shared.lock();
         state.request = request;
+        let may_run = request == Request::Run;
+        self.shared.may_run.store(may_run, Ordering::Release);
         if let Some(immediate_exit) = &state.immediate_exit {
             immediate_exit.set(request != Request::Run);
         }
@@ -226,7 +232,7 @@ fn run(index: u8, mut vcpu: VcpuFd, shared: &Shared, buses: &Buses, events: &Gue
             }
             Order::End => return,
         }
-        while !events.halted() && shared.lock().request == Request::Run {
+        while !events.halted() && shared.may_run.load(Ordering::Acquire) {
             match step(&mut vcpu, buses) {
                 Ok(()) => {}
                 Err(Exit::TripleFault(registers)) => {
