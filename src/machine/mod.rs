@@ -8,6 +8,7 @@ mod sinks;
 mod watch;
 
 use std::cell::RefCell;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -28,6 +29,12 @@ pub use watch::GuestWatch;
 /// A handle to the machine; clones are the same machine.
 #[derive(Clone)]
 pub struct MachineHandle(Rc<RefCell<Life>>);
+
+impl fmt::Debug for MachineHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MachineHandle").finish_non_exhaustive()
+    }
+}
 
 impl MachineHandle {
     /// Takes the machine; what happens to it is sent to `events`.

@@ -8,6 +8,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use super::MachineHandle;
 
 /// The subscriber for what the guest does.
+#[derive(Debug)]
 pub struct GuestWatch {
     events: Arc<GuestEvents>,
     machine: MachineHandle,

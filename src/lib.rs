@@ -1,0 +1,69 @@
+//! `aerostat`: a KVM machine whose memory is steered over QMP.
+//!
+//! This crate joins the pieces: the command line, the machine of `aerostat-vmm`, the server of
+//! `aerostat-qmp`, and the console. It is a library only so that tests can have the machine as QMP
+//! sees it in their own process.
+
+mod check;
+mod cli;
+mod console;
+mod deadline;
+mod event_loop;
+mod expected;
+mod failure;
+mod logging;
+pub mod machine;
+mod run;
+mod signals;
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::process::ExitCode;
+
+use cli::{Options, Request};
+use failure::UNUSABLE;
+
+/// The whole program: reads the command line, does what it says, and gives the exit status.
+#[must_use]
+pub fn main() -> ExitCode {
+    match cli::request(std::env::args_os()) {
+        Ok(Request::Run(options)) => run(&options),
+        Ok(Request::Check { options, file }) => match check::check(&options, &file) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => complain(&chain(&error), UNUSABLE),
+        },
+        Ok(Request::Show(text)) => {
+            // A reader that has gone away does not matter.
+            let _ = text.print();
+            ExitCode::SUCCESS
+        }
+        Err(error) => complain(&chain(&error), UNUSABLE),
+    }
+}
+
+fn run(options: &Options) -> ExitCode {
+    match run::run(options) {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => complain(&chain(&failure), failure.exit_status()),
+    }
+}
+
+fn complain(message: &str, status: u8) -> ExitCode {
+    eprintln!("aerostat: {message}");
+    ExitCode::from(status)
+}
+
+/// An error and its causes, joined by colons.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        // Some errors of libraries repeat their cause.
+        if !text.ends_with(&part) {
+            let _ = write!(text, ": {part}");
+        }
+        cause = error.source();
+    }
+    text
+}
