@@ -6,7 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aerostat_qmp::{Listener, Server};
+use aerostat_qmp::{Listener, Server, SocketOptions};
 use aerostat_vmm::MachineIo;
 
 use crate::cli::{Options, SerialArgument};
@@ -40,7 +40,8 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     let signals = Signals::take().map_err(resource("signals"))?;
     let (sender, receiver) = aerostat_qmp::events::channel().map_err(resource("events"))?;
     // Whoever has the socket may write the console's files.
-    let listener = options.qmp.as_deref().map(Listener::bind).transpose()?;
+    let listener = options.qmp.as_ref().map(SocketOptions::new);
+    let listener = listener.as_ref().map(Listener::bind).transpose()?;
     let consoles = Consoles::open(options)?;
 
     let config = options.machine();
@@ -54,7 +55,7 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     let machine = MachineHandle::new(machine, policy(options), sender);
 
     let server = listener
-        .map(|listener| Server::new(listener, receiver, machine.clone()))
+        .map(|listener| Server::new(vec![listener], receiver, machine.clone()))
         .transpose()
         .map_err(resource("QMP"))?
         .map(|server| Rc::new(RefCell::new(server)));

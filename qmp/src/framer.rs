@@ -52,6 +52,11 @@ pub struct Framer {
 }
 
 impl Framer {
+    /// How many bytes of memory the message takes that is not complete yet.
+    pub fn held_bytes(&self) -> usize {
+        self.text.len() + self.tokens.len() * size_of::<Token>()
+    }
+
     /// Takes bytes from the front of `input` up to the end of the next message or fault. `None`
     /// when all of `input` is taken and neither has been reached.
     pub fn next_message(&mut self, input: &mut &[u8]) -> Option<Result<Value, JsonError>> {

@@ -29,4 +29,4 @@ mod testing;
 
 pub use backend::{Backend, CommandError, CpuInfo, KvmInfo, RunState};
 pub use events::{Event, EventReceiver, EventSender, PanicAction, ShutdownCause};
-pub use server::{BindError, Listener, Server};
+pub use server::{BindError, Listener, Server, SocketGroup, SocketOptions};

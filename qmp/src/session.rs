@@ -74,6 +74,11 @@ impl Session {
         self.mode != Mode::Negotiation
     }
 
+    /// How many bytes of memory the message takes that is not complete yet.
+    pub fn held_bytes(&self) -> usize {
+        self.framer.held_bytes()
+    }
+
     /// Takes bytes from the front of `input` up to the end of the next message; `None` if that is
     /// not in there.
     pub fn next_message(&mut self, input: &mut &[u8]) -> Option<Message> {

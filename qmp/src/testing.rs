@@ -1,5 +1,7 @@
 //! A machine in memory for the tests of this crate.
 
+use std::time::Duration;
+
 use crate::{Backend, CommandError, CpuInfo, KvmInfo, RunState};
 
 /// RAM of [`Machine`].
@@ -14,6 +16,8 @@ pub struct Machine {
     pub balloon: bool,
     pub target_bytes: Option<u64>,
     pub quit: bool,
+    /// How long `stop` keeps the control thread busy.
+    pub stop_takes: Duration,
 }
 
 impl Default for Machine {
@@ -25,6 +29,7 @@ impl Default for Machine {
             balloon: true,
             target_bytes: None,
             quit: false,
+            stop_takes: Duration::ZERO,
         }
     }
 }
@@ -51,6 +56,7 @@ impl Backend for Machine {
     }
 
     fn stop(&mut self) -> Result<(), CommandError> {
+        std::thread::sleep(self.stop_takes);
         if self.status.is_running() {
             self.status = RunState::Paused;
         }

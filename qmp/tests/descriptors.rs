@@ -7,7 +7,9 @@ use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use aerostat_qmp::{Backend, CommandError, CpuInfo, KvmInfo, Listener, RunState, Server, events};
+use aerostat_qmp::{
+    Backend, CommandError, CpuInfo, KvmInfo, Listener, RunState, Server, SocketOptions, events,
+};
 use event_manager::{EventManager, SubscriberOps};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -63,7 +65,8 @@ fn client_waits_for_a_free_descriptor_and_the_loop_sleeps() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("qmp");
     let (_sender, receiver) = events::channel().unwrap();
-    let server = Server::new(Listener::bind(&path).unwrap(), receiver, Machine).unwrap();
+    let listener = Listener::bind(&SocketOptions::new(&path)).unwrap();
+    let server = Server::new(vec![listener], receiver, Machine).unwrap();
     let mut manager = EventManager::new().unwrap();
     manager.add_subscriber(server);
     let mut client = UnixStream::connect(&path).unwrap();

@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use event_manager::EventSet;
 use rustix::io::{Errno, read};
-use rustix::net::{SendFlags, send};
 
+use super::output::Output;
+use crate::backend::CommandError;
 use crate::message::{Reply, write_greeting};
 use crate::session::Session;
 
@@ -14,75 +15,6 @@ pub const OUTPUT_PAUSE_BYTES: usize = 1 << 20;
 /// A client that has this many bytes of events waiting is cut off: it does not read. The guest
 /// alone cannot bring that about in less than half an hour (see [`throttle`](crate::throttle)).
 pub const MAX_EVENT_BACKLOG_BYTES: usize = 16 << 20;
-/// How much is sent in one turn, so that one client with much to read does not hold up the rest.
-const SEND_TURN_BYTES: usize = 1 << 20;
-/// An output buffer above this size is given back once it is empty.
-const KEPT_OUTPUT_BYTES: usize = 64 << 10;
-
-/// Bytes on the way to a client.
-#[derive(Debug, Default)]
-struct Output {
-    bytes: Vec<u8>,
-    /// How many of `bytes` are sent.
-    sent: usize,
-    /// How many bytes of events came in since the output was last empty.
-    event_bytes: usize,
-    /// The socket takes no more until it says so.
-    blocked: bool,
-    /// Nobody is left to read.
-    dead: bool,
-}
-
-impl Output {
-    fn unsent(&self) -> usize {
-        self.bytes.len() - self.sent
-    }
-
-    fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        if !self.dead {
-            write(&mut self.bytes);
-        }
-    }
-
-    fn discard(&mut self) {
-        let dead = self.dead;
-        *self = Self {
-            dead,
-            ..Self::default()
-        };
-    }
-
-    fn flush(&mut self, socket: &OwnedFd) {
-        let turn_end = self.bytes.len().min(self.sent + SEND_TURN_BYTES);
-        while self.sent < turn_end && !self.blocked {
-            match send(
-                socket,
-                &self.bytes[self.sent..turn_end],
-                SendFlags::NOSIGNAL,
-            ) {
-                Ok(count) => self.sent += count,
-                Err(Errno::AGAIN) => self.blocked = true,
-                Err(Errno::INTR) => {}
-                // The peer is gone. What it has sent before is still read and done.
-                Err(_) => {
-                    self.dead = true;
-                    self.discard();
-                    return;
-                }
-            }
-        }
-        if self.unsent() == 0 {
-            self.bytes.clear();
-            self.bytes.shrink_to(KEPT_OUTPUT_BYTES);
-            self.sent = 0;
-            self.event_bytes = 0;
-        } else if self.sent > self.bytes.len() / 2 {
-            // Moves less than was sent since the last time, so the cost stays linear.
-            self.bytes.drain(..self.sent);
-            self.sent = 0;
-        }
-    }
-}
 
 /// What a read from a client gave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,31 +29,40 @@ pub enum Input {
 #[derive(Debug)]
 pub struct Client {
     socket: OwnedFd,
+    /// Counts the clients of the server, from 1; by it the log names this one.
+    pub number: u64,
+    /// The descriptor of the listening socket that it connected to.
+    pub listener: RawFd,
     /// The state of the protocol.
     pub session: Session,
-    /// Read, but not processed since the output is full.
+    /// Read, but not processed, since the output is full or it is the turn of others.
     pub unprocessed: Vec<u8>,
     output: Output,
     /// Whether events are for this client: from the reply that ends the negotiation on.
     listens: bool,
-    /// The client sends no more.
+    /// The client sends no more, or is not listened to.
     input_ended: bool,
+    /// Nothing is done any more of what the client has sent.
+    is_ignored: bool,
     /// What the event loop watches for.
     pub interest: EventSet,
 }
 
 impl Client {
-    /// A new client, its greeting on the way.
-    pub fn new(socket: OwnedFd) -> Self {
+    /// A new client of `listener`, its greeting on the way.
+    pub fn new(socket: OwnedFd, listener: RawFd, number: u64) -> Self {
         let mut output = Output::default();
         output.append(write_greeting);
         Self {
             socket,
+            number,
+            listener,
             session: Session::default(),
             unprocessed: Vec::new(),
             output,
             listens: false,
             input_ended: false,
+            is_ignored: false,
             interest: EventSet::IN,
         }
     }
@@ -134,23 +75,51 @@ impl Client {
 
     /// Appends the line of an event to the output, if the client listens.
     pub fn send_event(&mut self, line: &[u8]) {
-        if !self.listens || self.input_ended {
+        if !self.listens() {
             return;
         }
-        self.output.event_bytes += line.len();
-        self.output.append(|out| out.extend_from_slice(line));
-        if self.output.event_bytes > MAX_EVENT_BACKLOG_BYTES {
-            log::warn!(
-                "QMP client {} does not read its events: cut off",
-                self.as_raw_fd()
-            );
-            self.cut_off();
+        self.output.append_event(line);
+        if self.output.event_bytes() > MAX_EVENT_BACKLOG_BYTES {
+            self.cut_off_as_deaf();
         }
+    }
+
+    /// Ends the connection of a client that does not read its events.
+    pub fn cut_off_as_deaf(&mut self) {
+        log::warn!(
+            "QMP client {} does not read its events: cut off",
+            self.number
+        );
+        self.cut_off();
+    }
+
+    /// Tells the client why it is sent away, in place of what was appended to its output since
+    /// `held_output_bytes` were there. Nothing is read from it any more, and once it has read what
+    /// is on the way the connection ends.
+    pub fn send_away(&mut self, error: CommandError, held_output_bytes: usize) {
+        log::warn!("QMP client {} is sent away: {error}", self.number);
+        let reply = Reply {
+            id: None,
+            result: Err(error),
+        };
+        self.output.take_back(held_output_bytes);
+        self.output.append(|out| reply.write(out));
+        self.ignore_input();
+    }
+
+    /// How many bytes of memory the client's input and output take.
+    pub fn held_bytes(&self) -> usize {
+        self.session.held_bytes() + self.unprocessed.len() + self.held_output_bytes()
+    }
+
+    /// How many of them the output takes.
+    pub fn held_output_bytes(&self) -> usize {
+        self.output.held_bytes()
     }
 
     /// Notes that the socket may take output again.
     pub fn unblock(&mut self) {
-        self.output.blocked = false;
+        self.output.unblock();
     }
 
     /// Sends what the socket takes now.
@@ -174,7 +143,7 @@ impl Client {
     pub fn drain_input(&mut self, buffer: &mut [u8]) {
         const MAX_READS: usize = 64;
         for _ in 0..MAX_READS {
-            if self.input_ended || self.read(buffer) == Input::None {
+            if !matches!(read(&self.socket, &mut *buffer), Ok(1..)) {
                 break;
             }
         }
@@ -182,25 +151,45 @@ impl Client {
 
     /// Ends the connection without regard for what is on the way.
     pub fn cut_off(&mut self) {
+        self.output.kill();
+        self.ignore_input();
+    }
+
+    fn ignore_input(&mut self) {
+        self.is_ignored = true;
         self.input_ended = true;
+        self.session = Session::default();
         self.unprocessed = Vec::new();
-        self.output.dead = true;
-        self.output.discard();
+    }
+
+    /// Whether what the client has sent is not to be done any more.
+    pub fn is_ignored(&self) -> bool {
+        self.is_ignored
+    }
+
+    /// Whether the client gets events.
+    pub fn listens(&self) -> bool {
+        self.listens && !self.input_ended
     }
 
     /// Whether so much output is unsent that input has to wait.
     pub fn is_full(&self) -> bool {
-        self.output.unsent() > OUTPUT_PAUSE_BYTES
+        self.output.unsent_bytes() > OUTPUT_PAUSE_BYTES
     }
 
     /// Whether output is unsent.
     pub fn has_output(&self) -> bool {
-        self.output.unsent() > 0
+        self.output.unsent_bytes() > 0
     }
 
     /// Whether more input may be read.
     pub fn wants_input(&self) -> bool {
         !self.input_ended && self.unprocessed.is_empty() && !self.is_full()
+    }
+
+    /// Whether input that had to wait can be processed now.
+    pub fn wants_turn(&self) -> bool {
+        !self.unprocessed.is_empty() && !self.is_full()
     }
 
     /// Whether nothing remains to be done for the client.
@@ -214,8 +203,7 @@ impl Client {
         if serving && self.wants_input() {
             interest |= EventSet::IN;
         }
-        // Input that waits for room goes on when the socket takes output.
-        if self.has_output() || (serving && !self.unprocessed.is_empty()) {
+        if self.has_output() {
             interest |= EventSet::OUT;
         }
         interest
@@ -244,7 +232,7 @@ mod tests {
     fn pair() -> (Client, UnixStream) {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
-        let mut client = Client::new(ours.into());
+        let mut client = Client::new(ours.into(), 0, 1);
         client.listens = true;
         (client, theirs)
     }

@@ -1,5 +1,8 @@
 //! The listening socket and the file that names it.
 //!
+//! The file is open to nobody but its owner until its group is set, and nobody can connect before it
+//! has the mode that was asked for.
+//!
 //! A path is taken over only from a server that is gone, and is removed only while it is ours. A
 //! socket that is bound but does not listen yet looks like that of a dead server, and between the
 //! look at a dead server's socket and its removal another server may have replaced it. So whoever
@@ -13,14 +16,14 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Mode, fchmod};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, chmodat, chownat, fchmod, fstat, open};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
     socket_with,
 };
-use thiserror::Error;
 
+use super::bind_error::BindError;
 use super::path_lock::PathLock;
 
 /// The longest path of a Unix socket: `sun_path` has 108 bytes, one for the NUL.
@@ -33,91 +36,38 @@ const BACKLOG: i32 = 128;
 /// so; the rest is for a host under load.
 const LOCK_WAIT: Duration = Duration::from_secs(5);
 
-/// Why a socket cannot be had.
-#[derive(Debug, Error)]
-pub enum BindError {
-    /// The path does not fit in a socket address.
-    #[error(
-        "Socket path {path:?} has {len} bytes, {MAX_PATH_BYTES} are allowed: use a shorter path"
-    )]
-    PathTooLong {
-        /// The path.
-        path: PathBuf,
-        /// Its length in bytes.
-        len: usize,
-    },
-    /// Another server listens there.
-    #[error("Socket {path:?} is in use by another process: stop that one or use another path")]
-    InUse {
-        /// The path.
-        path: PathBuf,
-    },
-    /// There is a file that is no socket.
-    #[error("{path:?} exists and is not a socket: remove it or use another path")]
-    NotASocket {
-        /// The path.
-        path: PathBuf,
-    },
-    /// Another process has not finished taking the path.
-    #[error(
-        "Socket {path:?} is being set up by another process, which has locked {lock:?}: \
-         stop that one or use another path"
-    )]
-    Locked {
-        /// The path.
-        path: PathBuf,
-        /// The file that is locked.
-        lock: PathBuf,
-    },
-    /// The file cannot be had by which two servers keep from taking the path at once.
-    #[error(
-        "Cannot create {lock:?}, which locks socket {path:?}: check the path and its permissions"
-    )]
-    Lock {
-        /// The path.
-        path: PathBuf,
-        /// The file.
-        lock: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
-    /// A system call failed.
-    #[error("Cannot {what} socket {path:?}: check the path and its permissions")]
-    System {
-        /// What was tried.
-        what: &'static str,
-        /// The path.
-        path: PathBuf,
-        /// Why it failed.
-        #[source]
-        source: io::Error,
-    },
+/// What a socket is to be like.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Permissions of its file, 0 to 0o777, whatever the umask: who may write may connect.
+    pub mode: u32,
+    /// The group that its file is given to, if not the one that the system chooses.
+    pub group: Option<SocketGroup>,
+    /// The guest does not start before a client has negotiated on this socket.
+    pub wait: bool,
 }
 
-impl BindError {
-    /// For a system call on `path` that failed.
-    fn system(what: &'static str, path: &Path, source: impl Into<io::Error>) -> Self {
-        Self::System {
-            what,
-            path: path.to_owned(),
-            source: source.into(),
+impl SocketOptions {
+    /// A socket at `path` to which only its owner can connect, and for which nobody waits.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            mode: 0o600,
+            group: None,
+            wait: false,
         }
     }
+}
 
-    /// For a lock on `path` that could not be had.
-    fn lock(path: &Path, errno: Errno) -> Self {
-        let path = path.to_owned();
-        let lock = PathLock::file_of(&path);
-        match errno {
-            Errno::WOULDBLOCK => Self::Locked { path, lock },
-            _ => Self::Lock {
-                path,
-                lock,
-                source: errno.into(),
-            },
-        }
-    }
+/// A group of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketGroup {
+    /// Its number.
+    pub id: u32,
+    /// How the user named it.
+    pub name: String,
 }
 
 /// A socket that listens at a path. Dropping it removes the file.
@@ -125,22 +75,24 @@ impl BindError {
 pub struct Listener {
     socket: OwnedFd,
     path: PathBuf,
+    wait: bool,
     /// Device and inode of the file, by which it is recognised as ours.
     file: (u64, u64),
 }
 
 impl Listener {
-    /// Listens at `path`. Only the owner can connect (mode 0600). A socket file that a dead
-    /// server has left is replaced. Of servers that start at the same moment one gets the path.
+    /// Listens as `options` say. A socket file that a dead server has left is replaced. Of servers
+    /// that start at the same moment one gets the path.
     ///
     /// # Errors
     ///
     /// [`BindError`]; the file that is there stays as it is.
-    pub fn bind(path: &Path) -> Result<Self, BindError> {
-        Self::bind_within(path, LOCK_WAIT)
+    pub fn bind(options: &SocketOptions) -> Result<Self, BindError> {
+        Self::bind_within(options, LOCK_WAIT)
     }
 
-    fn bind_within(path: &Path, lock_wait: Duration) -> Result<Self, BindError> {
+    fn bind_within(options: &SocketOptions, lock_wait: Duration) -> Result<Self, BindError> {
+        let path = options.path.as_path();
         let len = path.as_os_str().as_bytes().len();
         if len > MAX_PATH_BYTES {
             return Err(BindError::PathTooLong {
@@ -159,12 +111,14 @@ impl Listener {
             log::info!("Replacing the socket {path:?}, whose server is gone");
             fs::remove_file(path).map_err(|error| BindError::system("replace", path, error))?;
         }
-        Self::listen(path, &address)
+        Self::listen(options, &address)
     }
 
-    fn listen(path: &Path, address: &SocketAddrUnix) -> Result<Self, BindError> {
+    fn listen(options: &SocketOptions, address: &SocketAddrUnix) -> Result<Self, BindError> {
+        let path = options.path.as_path();
         let socket = new_socket().map_err(|errno| BindError::system("create", path, errno))?;
-        // Before bind, which gives the file the mode of the socket: it is never open to others.
+        // Before bind, which gives the file the mode of the socket: it is never open to others
+        // than those it is meant for.
         fchmod(&socket, Mode::RUSR | Mode::WUSR)
             .map_err(|errno| BindError::system("set the mode of", path, errno))?;
         bind(&socket, address).map_err(|errno| match errno {
@@ -175,14 +129,64 @@ impl Listener {
         })?;
         let metadata = fs::symlink_metadata(path)
             .map_err(|error| BindError::system("inspect", path, error))?;
+        // From here on the file goes when something fails.
         let listener = Self {
             socket,
             path: path.to_owned(),
+            wait: options.wait,
             file: (metadata.dev(), metadata.ino()),
         };
+        listener.admit(options)?;
         listen(&listener.socket, BACKLOG)
             .map_err(|errno| BindError::system("listen on", path, errno))?;
         Ok(listener)
+    }
+
+    /// Gives the file the group and the mode that `options` ask for, in this order: the group
+    /// before must not get in for a moment.
+    fn admit(&self, options: &SocketOptions) -> Result<(), BindError> {
+        let path = self.path.as_path();
+        // By a descriptor: whoever else may write in the directory could put a link to another
+        // file at the path.
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = open(path, flags, Mode::empty())
+            .map_err(|errno| BindError::system("open", path, errno))?;
+        let stat = fstat(&file).map_err(|errno| BindError::system("inspect", path, errno))?;
+        if (stat.st_dev, stat.st_ino) != self.file {
+            return Err(BindError::InUse {
+                path: path.to_owned(),
+            });
+        }
+        if let Some(group) = &options.group
+            && group.id != stat.st_gid
+        {
+            let id = Some(Gid::from_raw(group.id));
+            chownat(&file, "", None, id, AtFlags::EMPTY_PATH).map_err(|errno| {
+                BindError::Group {
+                    path: path.to_owned(),
+                    group: group.name.clone(),
+                    source: errno.into(),
+                }
+            })?;
+        }
+        let mode = Mode::from_raw_mode(options.mode & 0o777);
+        if Mode::from_raw_mode(stat.st_mode) != mode {
+            // A descriptor of this kind has no other way to its mode.
+            let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+            chmodat(CWD, itself, mode, AtFlags::empty())
+                .map_err(|errno| BindError::system("set the mode of", path, errno))?;
+        }
+        Ok(())
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the guest does not start before a client has negotiated here.
+    pub fn waits(&self) -> bool {
+        self.wait
     }
 
     /// Accepts one client; its socket does not block.

@@ -1,40 +1,53 @@
-//! The server: one subscriber of the control thread's event loop that owns the listening socket,
+//! The server: one subscriber of the control thread's event loop that owns the listening sockets,
 //! all clients, the queue of events and the timer of the throttle.
 //!
 //! Work for one wake-up is bounded, and no client can hold up another: sockets do not block, a
-//! client is read at most [`READ_TURN_BYTES`] at a time, and one that does not read its replies
-//! is not read either. While nothing happens no timer runs.
+//! client is read at most [`READ_TURN_BYTES`] at a time, it gives way to the others after
+//! [`TURN_TIME`], and one that does not read its replies is not read either. What clients can take
+//! of memory is bounded too ([`memory`]). While nothing happens no timer runs.
 //!
 //! Other than QEMU, which serves one client and lets the next wait, this server serves up to
 //! [`MAX_CLIENTS`] at once, each with a negotiation of its own.
 
+mod bind_error;
 mod client;
+mod clients;
 mod listener;
+mod listeners;
+pub mod memory;
+mod output;
 mod path_lock;
+mod peer;
 mod timer;
 
-use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
-use crate::backend::{Backend, CommandError};
+use crate::backend::{Backend, CommandError, RunState};
 use crate::events::{EventReceiver, TimedEvent};
 use crate::message::Reply;
 use crate::throttle::Throttle;
+pub use bind_error::BindError;
 use client::{Client, Input};
 pub use client::{MAX_EVENT_BACKLOG_BYTES, OUTPUT_PAUSE_BYTES};
-pub use listener::{BindError, Listener, MAX_PATH_BYTES};
+use clients::Clients;
+pub use listener::{Listener, MAX_PATH_BYTES, SocketGroup, SocketOptions};
+use listeners::Listeners;
+use peer::Peer;
 use timer::Timer;
 
-/// How many clients are served at once. The next gets an error and is closed.
+/// How many clients are served at once, on all sockets together. The next gets an error and is closed.
 pub const MAX_CLIENTS: usize = 64;
 /// How much is read from a client before the others have their turn.
 pub const READ_TURN_BYTES: usize = 64 << 10;
+/// How long the commands of a client are executed before the others have their turn. A single
+/// command may take longer.
+pub const TURN_TIME: Duration = Duration::from_millis(2);
 /// How many clients are accepted before the others have their turn.
 const ACCEPT_TURN: usize = 16;
 /// How long no client is accepted when file descriptors or memory have run out.
@@ -43,12 +56,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// The QMP server of one machine.
 #[derive(Debug)]
 pub struct Server<B: Backend> {
-    listener: Listener,
+    listeners: Listeners,
     events: EventReceiver,
     backend: B,
     throttle: Throttle,
     timer: Timer,
-    clients: BTreeMap<RawFd, Client>,
+    clients: Clients,
     /// Until when no client is accepted.
     accept_again: Option<Instant>,
     /// False once `quit` has been executed: no request is served after it.
@@ -57,24 +70,31 @@ pub struct Server<B: Backend> {
 }
 
 impl<B: Backend> Server<B> {
-    /// A server for the clients of `listener`, who steer `backend` and hear of `events`. It works
-    /// once it is added to an event loop.
+    /// A server for the clients of all `listeners`, who steer `backend` and hear of `events`. It
+    /// works once it is added to an event loop.
     ///
     /// # Errors
     ///
     /// If no timer can be had.
-    pub fn new(listener: Listener, events: EventReceiver, backend: B) -> io::Result<Self> {
+    pub fn new(listeners: Vec<Listener>, events: EventReceiver, backend: B) -> io::Result<Self> {
         Ok(Self {
-            listener,
+            listeners: Listeners::new(listeners),
             events,
             backend,
             throttle: Throttle::default(),
             timer: Timer::new()?,
-            clients: BTreeMap::new(),
+            clients: Clients::default(),
             accept_again: None,
             serving: true,
             buffer: vec![0; READ_TURN_BYTES],
         })
+    }
+
+    /// Whether the guest is not to be started yet: the server starts it, by [`Backend::cont`],
+    /// when a client has negotiated on each socket that waits for one. If somebody starts it
+    /// before, the server does not.
+    pub fn awaits_clients(&self) -> bool {
+        self.listeners.awaits_clients()
     }
 
     /// The machine.
@@ -117,15 +137,16 @@ impl<B: Backend> Server<B> {
                 break;
             }
         }
-        for mut client in std::mem::take(&mut self.clients).into_values() {
+        for mut client in self.clients.take() {
             client.drain_input(&mut self.buffer);
+            log::info!("QMP client {} is disconnected", client.number);
         }
     }
 
-    fn accept_clients(&mut self, ops: &mut EventOps) {
+    fn accept_clients(&mut self, listener: RawFd, ops: &mut EventOps) {
         for _ in 0..ACCEPT_TURN {
-            match self.listener.accept() {
-                Ok(socket) => self.add_client(socket, ops),
+            match self.listeners.accept(listener) {
+                Ok(socket) => self.add_client(socket, listener, ops),
                 Err(Errno::AGAIN) => return,
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 // Out of descriptors or memory. The client stays in the backlog, so the listener
@@ -133,29 +154,30 @@ impl<B: Backend> Server<B> {
                 Err(errno) => {
                     log::warn!("Cannot accept a QMP client, trying again in a second: {errno}");
                     self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
-                    self.watch_listener(EventSet::empty(), ops);
+                    self.listeners.watch(EventSet::empty(), ops);
                     return;
                 }
             }
         }
     }
 
-    fn watch_listener(&self, interest: EventSet, ops: &EventOps) {
-        if let Err(error) = ops.modify(Events::new(&self.listener, interest)) {
-            log::error!("Cannot change how the QMP socket is watched: {error:?}");
-        }
-    }
-
-    fn add_client(&mut self, socket: OwnedFd, ops: &mut EventOps) {
+    fn add_client(&mut self, socket: OwnedFd, listener: RawFd, ops: &mut EventOps) {
         if self.clients.len() >= MAX_CLIENTS {
             self.refuse(&socket);
             return;
         }
-        let client = Client::new(socket);
+        let client = self.clients.welcome(socket, listener);
+        let peer = Peer::of(client.as_fd()).map_or_else(
+            |error| format!("unknown peer: {error}"),
+            |peer| peer.to_string(),
+        );
+        log::info!(
+            "QMP client {} is connected to {:?}: {peer}",
+            client.number,
+            self.listeners.path_of(listener)
+        );
         match ops.add(Events::new(&client, client.interest)) {
-            Ok(()) => {
-                self.clients.insert(client.as_raw_fd(), client);
-            }
+            Ok(()) => self.clients.insert(client),
             Err(error) => log::warn!("Cannot watch a new QMP client: {error:?}"),
         }
     }
@@ -176,7 +198,7 @@ impl<B: Backend> Server<B> {
     }
 
     fn serve_client(&mut self, fd: RawFd, ready: EventSet) {
-        let Some(client) = self.clients.get_mut(&fd) else {
+        let Some(client) = self.clients.get_mut(fd) else {
             return;
         };
         client.unblock();
@@ -188,10 +210,7 @@ impl<B: Backend> Server<B> {
             }
             return;
         }
-        if !client.unprocessed.is_empty() {
-            let input = std::mem::take(&mut client.unprocessed);
-            self.process_input(fd, &input);
-        } else if client.wants_input() {
+        if client.wants_input() {
             let mut buffer = std::mem::take(&mut self.buffer);
             if let Input::Bytes(count) = client.read(&mut buffer) {
                 self.process_input(fd, &buffer[..count]);
@@ -200,26 +219,70 @@ impl<B: Backend> Server<B> {
         }
     }
 
-    /// Executes the requests in `input`, as far as there is room for replies.
+    /// Gives a turn to each client whose input had to wait.
+    fn process_unprocessed(&mut self) {
+        let waiting = self.clients.values().filter(|client| client.wants_turn());
+        let waiting: Vec<_> = waiting.map(AsRawFd::as_raw_fd).collect();
+        for fd in waiting {
+            if self.serving
+                && let Some(client) = self.clients.get_mut(fd)
+            {
+                let input = std::mem::take(&mut client.unprocessed);
+                self.process_input(fd, &input);
+            }
+        }
+    }
+
+    /// Executes the requests in `input`, as far as there is room for replies and time.
     fn process_input(&mut self, fd: RawFd, mut input: &[u8]) {
-        while let Some(client) = self.clients.get_mut(&fd) {
-            if client.is_full() {
+        let start = Instant::now();
+        let mut is_late = false;
+        while let Some(client) = self.clients.get_mut(fd) {
+            if client.is_ignored() {
+                return;
+            }
+            if is_late || client.is_full() {
                 client.unprocessed = input.to_vec();
                 return;
             }
             let Some(message) = client.session.next_message(&mut input) else {
+                self.clients.limit_input(fd);
                 return;
             };
             let outcome = client.session.execute(message, &mut self.backend);
             // What the command has set off comes before its reply.
             self.deliver_events();
-            if let Some(client) = self.clients.get_mut(&fd) {
-                client.send_reply(&outcome.reply);
-            }
+            self.clients.send_reply(fd, &outcome.reply);
             if outcome.quit {
                 self.serving = false;
                 return;
             }
+            if self.listeners.awaits_clients() {
+                self.start_guest_when_due(fd);
+            }
+            is_late = start.elapsed() >= TURN_TIME;
+        }
+    }
+
+    /// After a message of the client `fd`: starts the guest if that was the last that its start
+    /// waits for.
+    fn start_guest_when_due(&mut self, fd: RawFd) {
+        if self.backend.status() != RunState::Prelaunch {
+            log::info!("The guest has been started: no QMP client is waited for any more");
+            self.listeners.stop_waiting();
+            return;
+        }
+        let negotiated = |client: &mut Client| {
+            let done = client.session.is_negotiated();
+            done.then_some(client.listener)
+        };
+        let listener = self.clients.get_mut(fd).and_then(negotiated);
+        if listener.is_some_and(|listener| self.listeners.ends_waiting(listener)) {
+            log::info!("The guest starts: the QMP clients that it waited for are there");
+            if let Err(error) = self.backend.cont() {
+                log::error!("Cannot start the guest: {error}");
+            }
+            self.deliver_events();
         }
     }
 
@@ -235,9 +298,7 @@ impl<B: Backend> Server<B> {
     fn broadcast(&mut self, event: &TimedEvent) {
         let mut line = Vec::new();
         event.write(&mut line);
-        self.clients
-            .values_mut()
-            .for_each(|client| client.send_event(&line));
+        self.clients.send_event(&line);
     }
 
     fn on_timer(&mut self, ops: &EventOps) {
@@ -247,17 +308,18 @@ impl<B: Backend> Server<B> {
             self.broadcast(&event);
         }
         if self.accept_again.take_if(|again| *again <= now).is_some() {
-            self.watch_listener(EventSet::IN, ops);
+            self.listeners.watch(EventSet::IN, ops);
         }
+        self.process_unprocessed();
     }
 
     /// Brings sockets, the event loop and the timer in line with what the wake-up has changed.
     fn settle(&mut self, ops: &mut EventOps) {
         let mut gone = Vec::new();
-        for (&fd, client) in &mut self.clients {
+        for client in self.clients.values_mut() {
             client.flush();
             if client.is_finished() {
-                gone.push(fd);
+                gone.push(client.as_raw_fd());
                 continue;
             }
             let wanted = client.wanted_interest(self.serving);
@@ -265,7 +327,7 @@ impl<B: Backend> Server<B> {
                 client.interest = wanted;
                 if let Err(error) = ops.modify(Events::new(client, wanted)) {
                     log::error!("Cannot change how a QMP client is watched: {error:?}");
-                    gone.push(fd);
+                    gone.push(client.as_raw_fd());
                 }
             }
         }
@@ -274,9 +336,15 @@ impl<B: Backend> Server<B> {
             if let Err(error) = ops.remove(Events::empty_raw(fd)) {
                 log::error!("Cannot stop watching a QMP client: {error:?}");
             }
-            self.clients.remove(&fd);
+            if let Some(mut client) = self.clients.remove(fd) {
+                client.drain_input(&mut self.buffer);
+                log::info!("QMP client {} is disconnected", client.number);
+            }
         }
-        let deadline = [self.throttle.deadline(), self.accept_again]
+        // By way of the timer, so that all that is ready now has its turn before.
+        let waits = self.serving && self.clients.values().any(Client::wants_turn);
+        let next_turn = waits.then(Instant::now);
+        let deadline = [self.throttle.deadline(), self.accept_again, next_turn]
             .into_iter()
             .flatten()
             .min();
@@ -288,12 +356,12 @@ impl<B: Backend> Server<B> {
 
 impl<B: Backend> MutEventSubscriber for Server<B> {
     fn init(&mut self, ops: &mut EventOps) {
-        let fds = [
-            self.listener.as_raw_fd(),
-            self.events.as_raw_fd(),
-            self.timer.as_raw_fd(),
-        ];
-        for fd in fds {
+        if self.awaits_clients() {
+            let paths = self.listeners.awaited_paths();
+            log::info!("The guest waits for a QMP client on each of {paths:?}");
+        }
+        self.listeners.add_to(ops);
+        for fd in [self.events.as_raw_fd(), self.timer.as_raw_fd()] {
             if let Err(error) = ops.add(Events::new_raw(fd, EventSet::IN)) {
                 log::error!("Cannot watch a file descriptor of the QMP server: {error:?}");
             }
@@ -302,8 +370,8 @@ impl<B: Backend> MutEventSubscriber for Server<B> {
 
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         let fd = events.fd();
-        if fd == self.listener.as_raw_fd() {
-            self.accept_clients(ops);
+        if self.listeners.contains(fd) {
+            self.accept_clients(fd, ops);
         } else if fd == self.events.as_raw_fd() {
             self.deliver_events();
         } else if fd == self.timer.as_raw_fd() {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use aerostat_qmp::{
     Backend, CommandError, CpuInfo, Event, EventSender, KvmInfo, Listener, RunState, Server,
-    ShutdownCause, events,
+    ShutdownCause, SocketOptions, events,
 };
 use event_manager::{EventManager, SubscriberOps};
 use serde_json::Value;
@@ -120,7 +120,7 @@ impl Host {
     /// Starts a machine as the `vm` of a case describes it.
     pub fn start(vm: &Value) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let listener = Listener::bind(&dir.path().join("qmp")).unwrap();
+        let listener = Listener::bind(&SocketOptions::new(dir.path().join("qmp"))).unwrap();
         let (events, receiver) = events::channel().unwrap();
         let mem_bytes = vm["mem_bytes"].as_u64().unwrap();
         let balloon = Arc::new(Mutex::new(Balloon {
@@ -140,7 +140,7 @@ impl Host {
             events: events.clone(),
             over: over.clone(),
         };
-        let server = Server::new(listener, receiver, machine).unwrap();
+        let server = Server::new(vec![listener], receiver, machine).unwrap();
         let thread = Some(std::thread::spawn({
             let over = over.clone();
             move || serve(server, &over)
