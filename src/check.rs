@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use aerostat_vmm::BuildError;
 
 use crate::cli::{Options, SerialArgument};
+use crate::group::GroupError;
+use crate::sockets;
 
 /// Why a machine could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +15,9 @@ pub enum CheckError {
     /// The machine could not be built.
     #[error(transparent)]
     Machine(#[from] BuildError),
+    /// A socket is to have a group that is not there.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// A file would be made in a directory that is not there.
     #[error("The directory of {} does not exist: --{option} cannot be made there", path.display())]
     NoDirectory {
@@ -50,7 +55,10 @@ pub fn check_files(options: &Options) -> Result<(), CheckError> {
         SerialArgument::Stdio => None,
         SerialArgument::File(path) => Some(("serial", path)),
     });
-    let sockets = options.qmp.iter().map(|path| ("qmp", path));
+    for socket in &options.qmp {
+        sockets::socket_options(socket, options.paused)?;
+    }
+    let sockets = options.qmp.iter().map(|socket| ("qmp", &socket.path));
     let logs = options.log_file.iter().map(|path| ("log-file", path));
     sockets
         .chain(consoles)

@@ -5,10 +5,10 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use aerostat_qmp::BindError;
 use aerostat_vmm::{BuildError, StateError};
 
 use crate::console::target::TargetError;
+use crate::sockets::SocketError;
 
 /// The machine failed while it ran.
 const FAILED: u8 = 1;
@@ -34,7 +34,7 @@ pub enum Failure {
     Target(#[from] TargetError),
     /// QMP cannot be served.
     #[error(transparent)]
-    Qmp(#[from] BindError),
+    Qmp(#[from] SocketError),
     /// The machine cannot be built.
     #[error(transparent)]
     Build(#[from] BuildError),

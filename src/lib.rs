@@ -11,10 +11,12 @@ mod deadline;
 mod event_loop;
 mod expected;
 mod failure;
+mod group;
 mod logging;
 pub mod machine;
 mod run;
 mod signals;
+mod sockets;
 
 use std::error::Error;
 use std::fmt::Write as _;

@@ -1,4 +1,4 @@
-//! From options to the machine's end, in order: log, signals, socket, console, machine, loop.
+//! From options to the machine's end, in order: log, signals, sockets, console, machine, loop.
 
 use std::cell::RefCell;
 use std::io;
@@ -6,7 +6,7 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use aerostat_qmp::{Listener, Server, SocketOptions};
+use aerostat_qmp::Server;
 use aerostat_vmm::MachineIo;
 
 use crate::cli::{Options, SerialArgument};
@@ -21,8 +21,11 @@ use crate::event_loop::{EventLoop, SharedServer};
 use crate::expected::Expected;
 use crate::failure::Failure;
 use crate::logging;
-use crate::machine::{Ending, GuestWatch, MachineHandle, Policy, balloon_sink, crash_loaded_sink};
+use crate::machine::{
+    Ending, GuestWatch, Identity, MachineHandle, Policy, balloon_sink, crash_loaded_sink,
+};
 use crate::signals::{SignalEvents, Signals};
+use crate::sockets;
 
 /// How long clients and console may take to hear the last of the machine.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -39,9 +42,8 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     start_log(options)?;
     let signals = Signals::take().map_err(resource("signals"))?;
     let (sender, receiver) = aerostat_qmp::events::channel().map_err(resource("events"))?;
-    // Whoever has the socket may write the console's files.
-    let listener = options.qmp.as_ref().map(SocketOptions::new);
-    let listener = listener.as_ref().map(Listener::bind).transpose()?;
+    // Whoever has the sockets may write the console's files.
+    let listeners = sockets::listen(options)?;
     let consoles = Consoles::open(options)?;
 
     let config = options.machine();
@@ -52,13 +54,14 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     };
     let machine = aerostat_vmm::build(&config, io)?;
     let serial = machine.serial().cloned();
-    let machine = MachineHandle::new(machine, policy(options), sender);
+    let machine = MachineHandle::new(machine, policy(options), identity(options), sender);
 
-    let server = listener
-        .map(|listener| Server::new(vec![listener], receiver, machine.clone()))
+    let server = (!listeners.is_empty())
+        .then(|| Server::new(listeners, receiver, machine.clone()))
         .transpose()
-        .map_err(resource("QMP"))?
-        .map(|server| Rc::new(RefCell::new(server)));
+        .map_err(resource("QMP"))?;
+    let awaits_clients = server.as_ref().is_some_and(Server::awaits_clients);
+    let server = server.map(|server| Rc::new(RefCell::new(server)));
     let mut event_loop = EventLoop::new(machine.clone())
         .map_err(|error| resource("the event loop")(io::Error::other(error)))?;
     if let Some(server) = &server {
@@ -81,7 +84,7 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
         }
         _ => None,
     };
-    if !options.paused {
+    if !options.paused && !awaits_clients {
         machine.start()?;
     }
     let ending = event_loop.run();
@@ -128,6 +131,14 @@ fn policy(options: &Options) -> Policy {
         on_panic: options.on_panic,
         on_error: options.on_error,
         on_term: options.on_term,
+    }
+}
+
+fn identity(options: &Options) -> Identity {
+    let default = Identity::default();
+    Identity {
+        name: options.name.clone(),
+        uuid: options.uuid.clone().unwrap_or(default.uuid),
     }
 }
 

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use aerostat_vmm::config::DEFAULT_CMDLINE;
 use aerostat_vmm::units::MemorySize;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser};
 
 use super::options::{ErrorPolicy, PanicPolicy, TermPolicy};
+use super::socket::SocketArgument;
 use super::values::{self, BalloonArgument, SerialValue};
 
 /// The subcommand that checks a configuration.
@@ -114,13 +116,39 @@ pub struct Arguments {
     )]
     pub balloon: BalloonArgument,
 
+    /// Name of the machine, as QMP's `query-name` tells it: at most 255 bytes
+    #[arg(
+        long,
+        value_name = "TEXT",
+        help_heading = "Machine",
+        value_parser = values::name
+    )]
+    pub name: Option<String>,
+
+    /// UUID of the machine, as QMP's `query-uuid` tells it
+    #[arg(
+        long,
+        value_name = "UUID",
+        help_heading = "Machine",
+        value_parser = values::uuid
+    )]
+    pub uuid: Option<String>,
+
     /// Read options from this TOML file; those given here as well count from here
     #[arg(long, value_name = "FILE", help_heading = "Control")]
     pub config: Option<PathBuf>,
 
-    /// Unix socket on which QMP is served; replaced when nobody serves it any more
-    #[arg(long, value_name = "PATH", help_heading = "Control")]
-    pub qmp: Option<PathBuf>,
+    /// Unix socket on which QMP is served; may be repeated. mode=0660 and group=NAME let a group
+    /// connect (default: mode=0600); with wait=on the guest starts when a client has negotiated.
+    /// QEMU's unix:PATH,server=on,wait=off may stand here too; there, as in QEMU, wait is on by
+    /// default. A comma in PATH is written twice
+    #[arg(
+        long,
+        value_name = "PATH,KEY=VALUE,…",
+        help_heading = "Control",
+        value_parser = OsStringValueParser::new().try_map(SocketArgument::parse)
+    )]
+    pub qmp: Vec<SocketArgument>,
 
     /// Do not run the guest before QMP's `cont`
     #[arg(

@@ -3,6 +3,7 @@
 //! Every value becomes the text that the command line would carry, and clap's parsers judge it
 //! there: sizes, times and names cannot read differently in the two places.
 
+use std::convert::Infallible;
 use std::error::Error as _;
 use std::ffi::OsString;
 use std::path::Path;
@@ -177,11 +178,9 @@ impl Setting<'_> {
     /// The argument with this value, the path in it counted from `directory`.
     fn argument(&self, value: &str, directory: &Path) -> OsString {
         let mut argument = OsString::from(format!("--{}=", key(&self.option)));
-        match self.kind.split_path(value) {
-            Some((prefix, path)) => {
-                argument.push(prefix);
-                argument.push(directory.join(path));
-            }
+        let join = |path: &Path| Ok::<_, Infallible>(directory.join(path));
+        match self.kind.with_path(value, join) {
+            Some(Ok(value)) => argument.push(value),
             None => argument.push(value),
         }
         argument
@@ -203,8 +202,10 @@ impl Setting<'_> {
                 Kind::Switch => "true or false",
                 Kind::KeyedList(_) => "true, false, a text, or a table of these",
                 Kind::Number => "a number",
-                Kind::Path(_) if repeats(&self.option) => "a text, or a list of texts",
-                Kind::Path(_) => "a text",
+                Kind::Path(_) | Kind::Socket if repeats(&self.option) => {
+                    "a text, or a list of texts"
+                }
+                Kind::Path(_) | Kind::Socket => "a text",
                 Kind::Text => "a text or a number",
             },
             line: line_of(self.text, value),

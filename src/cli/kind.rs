@@ -2,11 +2,13 @@
 //! that nothing has to be said twice.
 
 use std::any::TypeId;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction};
 use toml::de::DeValue;
 
+use super::socket::{SocketArgument, SocketText};
 use super::values::{BalloonArgument, SerialValue};
 
 /// A kind of values.
@@ -20,6 +22,8 @@ pub enum Kind {
     Number,
     /// A path, and the text before it, which may be missing when the value is no path.
     Path(&'static str),
+    /// A socket: a path that options may follow.
+    Socket,
     /// Anything else.
     Text,
 }
@@ -38,6 +42,8 @@ impl Kind {
             Self::Path("")
         } else if parsed == TypeId::of::<SerialValue>() {
             Self::Path(SerialValue::FILE)
+        } else if parsed == TypeId::of::<SocketArgument>() {
+            Self::Socket
         } else {
             Self::Text
         }
@@ -53,12 +59,27 @@ impl Kind {
         }
     }
 
-    /// The path in a value of this kind, with the text before it.
-    pub fn split_path<'a>(&self, value: &'a str) -> Option<(&'static str, &'a Path)> {
+    /// The value with another path in it, which `change` makes of its own. `None` for a value
+    /// without a path.
+    pub fn with_path<E>(
+        &self,
+        value: &str,
+        change: impl FnOnce(&Path) -> Result<PathBuf, E>,
+    ) -> Option<Result<OsString, E>> {
         match self {
             Self::Path(prefix) => {
-                let path = value.strip_prefix(prefix)?;
-                (!path.is_empty()).then_some((prefix, Path::new(path)))
+                let path = value.strip_prefix(prefix).filter(|path| !path.is_empty())?;
+                let changed = change(Path::new(path));
+                Some(changed.map(|path| {
+                    let mut value = OsString::from(prefix);
+                    value.push(path);
+                    value
+                }))
+            }
+            Self::Socket => {
+                let text = SocketText::of(value)?;
+                let changed = change(&text.path);
+                Some(changed.map(|path| text.with(&path)))
             }
             _ => None,
         }

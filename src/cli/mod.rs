@@ -10,6 +10,7 @@ mod file;
 mod kind;
 pub mod options;
 mod print;
+mod socket;
 mod values;
 
 use std::ffi::OsString;
@@ -22,6 +23,7 @@ use clap::{ArgMatches, FromArgMatches};
 pub use file::FileError;
 pub use options::{Options, OptionsError};
 pub use print::PrintError;
+pub use socket::SocketArgument;
 pub use values::SerialArgument;
 
 use arguments::Arguments;

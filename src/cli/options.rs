@@ -10,6 +10,7 @@ use aerostat_vmm::units::MemorySize;
 use clap::ValueEnum;
 
 use super::arguments::Arguments;
+use super::socket::SocketArgument;
 use super::values::{MAX_VERBOSITY, SerialArgument, SerialValue};
 
 /// What SIGTERM does.
@@ -57,8 +58,12 @@ pub struct Options {
     pub mem: MemorySize,
     /// The balloon, if there is to be one.
     pub balloon: Option<BalloonOptions>,
-    /// The socket on which QMP is served.
-    pub qmp: Option<PathBuf>,
+    /// What the machine is called: 1 to 255 bytes without control characters.
+    pub name: Option<String>,
+    /// Its UUID, in canonical form and lower case.
+    pub uuid: Option<String>,
+    /// The sockets on which QMP is served, each at a path of its own.
+    pub qmp: Vec<SocketArgument>,
     /// The guest waits for QMP's `cont`.
     pub paused: bool,
     /// A reset by guest or QMP ends the machine.
@@ -105,6 +110,9 @@ pub enum OptionsError {
     /// Two consoles would write over each other.
     #[error("--serial file:{} names a file that another --serial names already", .0.display())]
     SameFile(PathBuf),
+    /// A path can be listened at only once.
+    #[error("--qmp {} names a socket that another --qmp names already", .0.display())]
+    SameSocket(PathBuf),
     /// Nothing shows the text.
     #[error("--expect waits for a text on the serial console, which --serial off leaves out")]
     ExpectWithoutConsole,
@@ -152,9 +160,10 @@ impl TryFrom<Arguments> for Options {
         if arguments.expect.is_some() && serial.is_empty() {
             return Err(OptionsError::ExpectWithoutConsole);
         }
-        if arguments.paused && arguments.qmp.is_none() {
+        if arguments.paused && arguments.qmp.is_empty() {
             return Err(OptionsError::PausedWithoutQmp);
         }
+        distinct_sockets(&arguments.qmp)?;
         if arguments.debug_exit && arguments.no_shutdown {
             return Err(OptionsError::DebugExitWithoutShutdown);
         }
@@ -166,6 +175,8 @@ impl TryFrom<Arguments> for Options {
             cpus: arguments.cpus,
             mem,
             balloon: arguments.balloon.0,
+            name: arguments.name,
+            uuid: arguments.uuid,
             qmp: arguments.qmp,
             paused: arguments.paused,
             no_reboot: arguments.no_reboot,
@@ -203,6 +214,17 @@ fn consoles(values: Vec<SerialValue>) -> Result<Vec<SerialArgument>, OptionsErro
         }
     }
     Ok(consoles)
+}
+
+/// Checks that no path is there twice.
+fn distinct_sockets(sockets: &[SocketArgument]) -> Result<(), OptionsError> {
+    let mut places = BTreeSet::new();
+    let twice = sockets
+        .iter()
+        .find(|socket| !places.insert(place(&socket.path)));
+    twice.map_or(Ok(()), |socket| {
+        Err(OptionsError::SameSocket(socket.path.clone()))
+    })
 }
 
 /// The same path for all ways to write that of one file, whether it exists yet or not.

@@ -68,19 +68,17 @@ fn values(option: &Arg, matches: &ArgMatches) -> Result<Vec<String>, PrintError>
             .map(|numbers| numbers.copied().fold(0, u8::saturating_add).to_toml_value())
             .into_iter()
             .collect()),
-        Kind::KeyedList(_) | Kind::Path(_) | Kind::Text => matches
+        Kind::KeyedList(_) | Kind::Path(_) | Kind::Socket | Kind::Text => matches
             .get_raw(id)
             .into_iter()
             .flatten()
             .map(|value| {
                 let not_text = || PrintError::NotText(key(option).to_owned());
                 let value = value.to_str().ok_or_else(not_text)?;
-                let Some((prefix, path)) = kind.split_path(value) else {
-                    return Ok(value.to_toml_value());
-                };
-                let path = absolute(option, path)?;
-                let path = path.to_str().ok_or_else(not_text)?;
-                Ok(format!("{prefix}{path}").to_toml_value())
+                match kind.with_path(value, |path| absolute(option, path)) {
+                    None => Ok(value.to_toml_value()),
+                    Some(value) => Ok(value?.to_str().ok_or_else(not_text)?.to_toml_value()),
+                }
             })
             .collect(),
     }

@@ -79,7 +79,9 @@ fn needed_arguments_make_a_machine_with_the_defaults() {
         cpus: 1,
         mem: "2G".parse().unwrap(),
         balloon: Some(aerostat_devices::balloon::BalloonOptions::default()),
-        qmp: Some("/q".into()),
+        name: None,
+        uuid: None,
+        qmp: vec![SocketArgument::parse("/q".into()).unwrap()],
         paused: false,
         no_reboot: false,
         no_shutdown: false,
@@ -168,6 +170,7 @@ fn relative_paths_in_a_file_count_from_its_directory() {
     let command = arguments::command();
     let paths = file_options(&command).filter_map(|option| match Kind::of(option) {
         Kind::Path(prefix) => Some((key(option), prefix)),
+        Kind::Socket => Some((key(option), "")),
         _ => None,
     });
     let mut count = 0;
@@ -192,7 +195,7 @@ fn options_that_repeat_may_be_single_in_a_file() {
         .filter(|o| repeats(o))
         .map(key)
         .collect();
-    assert_eq!(repeating, ["serial", "verbose"]);
+    assert_eq!(repeating, ["qmp", "serial", "verbose"]);
 }
 
 #[test]
@@ -297,6 +300,44 @@ fn same_console_file_is_refused_however_it_is_written() {
 }
 
 #[test]
+fn same_socket_is_refused_however_it_is_written() {
+    let place = Place::with("");
+    fs::create_dir(place.path("sub")).unwrap();
+    let socket = |name| format!("--qmp={}", place.path(name));
+    for name in ["x", "./x,mode=0660", "sub/../x,wait=on"] {
+        let error = machine(&[&socket("x"), &socket(name)]).unwrap_err();
+        assert!(error.contains("another --qmp"), "{name}: {error}");
+    }
+    let error = machine(&["--qmp=unix:/q,server,nowait"]).unwrap_err();
+    assert!(error.contains("--qmp /q names"), "{error}");
+    let two = machine(&[&socket("x"), &socket("sub/x")]).unwrap();
+    assert_eq!(two.qmp.len(), 3);
+}
+
+#[test]
+fn sockets_in_a_file_keep_their_options_and_count_from_its_directory() {
+    let place = Place::with("qmp = ['a,mode=0660', 'unix:b,,c,server,nowait', '/d']\n");
+    fs::create_dir(place.path("x,y")).unwrap();
+    fs::rename(place.path("machine.toml"), place.path("x,y/machine.toml")).unwrap();
+    let config = format!("--config={}", place.path("x,y/machine.toml"));
+    let options = run(&strings(&["--kernel=/k", "--mem=2G", &config])).unwrap();
+    let paths: Vec<_> = options.qmp.iter().map(|socket| &socket.path).collect();
+    assert_eq!(paths[0].to_str().unwrap(), place.path("x,y/a"));
+    assert_eq!(paths[1].to_str().unwrap(), place.path("x,y/b,c"));
+    assert_eq!(paths[2].to_str().unwrap(), "/d");
+    assert_eq!(options.qmp[0].mode, 0o660);
+}
+
+#[test]
+fn socket_of_another_kind_is_refused_in_a_file_too() {
+    let place = Place::with("qmp = 'tcp:localhost:4444'\n");
+    let error = run(&[needed_besides("qmp"), place.config()].concat()).unwrap_err();
+    for part in ["qmp: \"tcp:localhost:4444\"", "only Unix sockets", "line 1"] {
+        assert!(error.contains(part), "{error}");
+    }
+}
+
+#[test]
 fn wrong_arguments_are_answered_in_one_line_with_their_value() {
     for (arguments, value) in [
         (&["--cmdline", "x", "--cmdline"][..], "--cmdline"),
@@ -305,6 +346,10 @@ fn wrong_arguments_are_answered_in_one_line_with_their_value() {
         (&["--cpus", "65"], "65"),
         (&["--on-panic", "explode"], "explode"),
         (&["--paused=perhaps"], "perhaps"),
+        (&["--qmp", "tcp::1"], "tcp::1"),
+        (&["--qmp", "/a,x=1"], "x=1"),
+        (&["--name", ""], "--name"),
+        (&["--uuid", "abc"], "abc"),
     ] {
         let line = machine(arguments).unwrap_err();
         assert!(line.contains(value) && line.contains("--help"), "{line}");

@@ -62,6 +62,32 @@ pub fn timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// The longest name of a machine.
+const MAX_NAME_BYTES: usize = 255;
+
+/// What a machine is called.
+pub fn name(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > MAX_NAME_BYTES || text.chars().any(char::is_control) {
+        return Err(format!(
+            "write 1 to {MAX_NAME_BYTES} bytes without control characters"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// How many digits stand between the hyphens of a UUID (RFC 9562, 4).
+const UUID_DIGITS: [usize; 5] = [8, 4, 4, 4, 12];
+
+/// A UUID in any case, made lower case.
+pub fn uuid(text: &str) -> Result<String, String> {
+    let lengths = text.split('-').map(str::len);
+    let is_digit = |byte: u8| byte == b'-' || byte.is_ascii_hexdigit();
+    if lengths.eq(UUID_DIGITS) && text.bytes().all(is_digit) {
+        return Ok(text.to_ascii_lowercase());
+    }
+    Err("write 8-4-4-4-12 hexadecimal digits, as uuidgen prints them".to_owned())
+}
+
 /// What the console is to show.
 pub fn expected_text(text: &str) -> Result<String, String> {
     match text.parse::<ExpectedText>() {
@@ -207,6 +233,35 @@ mod tests {
     fn text_that_is_no_time_is_answered_with_examples() {
         for text in ["", "soon", "-5s", "5 parsecs", "1.5", "s"] {
             assert!(timeout(text).unwrap_err().contains("500ms"), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_are_short_and_printable() {
+        for text in ["a", "web 1, \u{3bc}", &"x".repeat(255)] {
+            assert_eq!(name(text), Ok(text.to_owned()));
+        }
+        for text in ["", "a\nb", "\u{7f}", "\u{85}", &"x".repeat(256)] {
+            assert!(name(text).unwrap_err().contains("255"), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn uuids_are_canonical_and_become_lower_case() {
+        let lower = "01234567-89ab-cdef-0123-456789abcdef";
+        assert_eq!(uuid(lower), Ok(lower.to_owned()));
+        assert_eq!(uuid(&lower.to_uppercase()), Ok(lower.to_owned()));
+        for text in [
+            "",
+            "0123456789abcdef0123456789abcdef",
+            "{01234567-89ab-cdef-0123-456789abcdef}",
+            "01234567-89ab-cdef-0123-456789abcdeg",
+            "01234567-89ab-cdef-0123-456789abcde",
+            "012345678-9ab-cdef-0123-456789abcdef",
+            "01234567-89ab-cdef-0123-456789abcdef-",
+            "0123456\u{b5}-89ab-cdef-0123-456789abcdef",
+        ] {
+            assert!(uuid(text).unwrap_err().contains("8-4-4-4-12"), "{text}");
         }
     }
 

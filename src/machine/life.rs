@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use aerostat_qmp::{Event, EventSender, PanicAction, ShutdownCause};
 use aerostat_vmm::{GuestEvent, Machine};
 
+use super::Identity;
 use crate::cli::options::{ErrorPolicy, PanicPolicy, TermPolicy};
 
 /// What the user chose to happen when a guest ends, fails, or is to end.
@@ -45,6 +46,7 @@ const FAULT_WARNING_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Life {
     pub(super) machine: Machine,
     pub(super) policy: Policy,
+    pub(super) identity: Identity,
     pub(super) events: EventSender,
     ending: Option<Ending>,
     last_fault_warning: Option<Instant>,
@@ -52,10 +54,16 @@ pub(super) struct Life {
 
 impl Life {
     /// Nothing has happened to `machine` yet; what does is sent to `events`.
-    pub(super) fn new(machine: Machine, policy: Policy, events: EventSender) -> Self {
+    pub(super) fn new(
+        machine: Machine,
+        policy: Policy,
+        identity: Identity,
+        events: EventSender,
+    ) -> Self {
         Self {
             machine,
             policy,
+            identity,
             events,
             ending: None,
             last_fault_warning: None,

@@ -3,6 +3,7 @@
 //!
 //! Runs on the control thread.
 
+mod identity;
 mod life;
 mod sinks;
 mod watch;
@@ -21,6 +22,7 @@ use aerostat_vmm::units::MemorySize;
 use aerostat_vmm::{Machine, RunState as VmState, StateError};
 
 use crate::cli::options::TermPolicy;
+pub use identity::Identity;
 use life::Life;
 pub use life::{Ending, Policy};
 pub use sinks::{balloon_sink, crash_loaded_sink};
@@ -38,8 +40,9 @@ impl fmt::Debug for MachineHandle {
 
 impl MachineHandle {
     /// Takes the machine; what happens to it is sent to `events`.
-    pub fn new(machine: Machine, policy: Policy, events: EventSender) -> Self {
-        Self(Rc::new(RefCell::new(Life::new(machine, policy, events))))
+    pub fn new(machine: Machine, policy: Policy, identity: Identity, events: EventSender) -> Self {
+        let life = Life::new(machine, policy, identity, events);
+        Self(Rc::new(RefCell::new(life)))
     }
 
     /// Lets the guest run for the first time.
@@ -112,7 +115,7 @@ impl MachineHandle {
 
 impl Backend for MachineHandle {
     fn name(&self) -> Option<String> {
-        None
+        self.0.borrow().identity.name.clone()
     }
 
     fn kvm(&self) -> KvmInfo {

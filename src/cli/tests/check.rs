@@ -59,6 +59,16 @@ fn check_prints_absolute_paths() {
 }
 
 #[test]
+fn check_prints_sockets_with_their_options_and_absolute_paths() {
+    let sockets = ["--qmp=a,,b,mode=0660", "--qmp=unix:c,server,nowait"];
+    let (_, file) = checked(&[needed_besides("qmp"), strings(&sockets)].concat());
+    let here = std::env::current_dir().unwrap();
+    let here = here.to_str().unwrap();
+    let line = format!("qmp = [\"{here}/a,,b,mode=0660\", \"unix:{here}/c,server,nowait\"]\n");
+    assert!(file.contains(&line), "{file}");
+}
+
+#[test]
 fn check_refuses_to_print_a_path_that_is_no_text() {
     use std::os::unix::ffi::OsStringExt;
     let path = OsString::from_vec(b"--kernel=/\xff".to_vec());

@@ -22,7 +22,7 @@ const fn sample(
     }
 }
 
-pub const SAMPLES: [Sample; 19] = [
+pub const SAMPLES: [Sample; 21] = [
     sample(
         "kernel",
         &["--kernel", "/a"],
@@ -49,7 +49,24 @@ pub const SAMPLES: [Sample; 19] = [
         "[balloon]\ndeflate-on-oom = true",
         &["--balloon=off"],
     ),
-    sample("qmp", &["--qmp", "/a"], "qmp = '/a'", &["--qmp=/b"]),
+    sample(
+        "name",
+        &["--name", "web 1"],
+        "name = 'web 1'",
+        &["--name=-"],
+    ),
+    sample(
+        "uuid",
+        &["--uuid", "01234567-89ab-cdef-0123-456789ABCDEF"],
+        "uuid = '01234567-89ab-cdef-0123-456789ABCDEF'",
+        &["--uuid=00000000-0000-0000-0000-000000000001"],
+    ),
+    sample(
+        "qmp",
+        &["--qmp", "/a,mode=0660,group=0", "--qmp", "/b"],
+        "qmp = ['/a,mode=0660,group=0', '/b']",
+        &["--qmp=unix:/a,,b,server=on,wait=off"],
+    ),
     sample("paused", &["--paused"], "paused = true", &["--paused=off"]),
     sample(
         "no-reboot",
