@@ -22,7 +22,7 @@ use crate::expected::Expected;
 use crate::failure::Failure;
 use crate::logging;
 use crate::machine::{
-    Ending, GuestWatch, Identity, MachineHandle, Policy, balloon_sink, crash_loaded_sink,
+    Ending, GuestWatch, Description, MachineHandle, Policy, balloon_sink, crash_loaded_sink,
 };
 use crate::signals::{SignalEvents, Signals};
 use crate::sockets;
@@ -54,7 +54,7 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     };
     let machine = aerostat_vmm::build(&config, io)?;
     let serial = machine.serial().cloned();
-    let machine = MachineHandle::new(machine, policy(options), identity(options), sender);
+    let machine = MachineHandle::new(machine, policy(options), description(options), sender);
 
     let server = (!listeners.is_empty())
         .then(|| Server::new(listeners, receiver, machine.clone()))
@@ -134,11 +134,16 @@ fn policy(options: &Options) -> Policy {
     }
 }
 
-fn identity(options: &Options) -> Identity {
-    let default = Identity::default();
-    Identity {
+fn description(options: &Options) -> Description {
+    let default = Description::default();
+    let console = |argument: &SerialArgument| match argument {
+        SerialArgument::Stdio => "stdio".to_owned(),
+        SerialArgument::File(_) => "file".to_owned(),
+    };
+    Description {
         name: options.name.clone(),
         uuid: options.uuid.clone().unwrap_or(default.uuid),
+        consoles: options.serial.iter().map(console).collect(),
     }
 }
 

@@ -2,17 +2,16 @@
 
 use thiserror::Error;
 
+use crate::resize::Sizes;
+
 /// A machine that QMP commands act on.
 ///
 /// Runs on the control thread, between two events of its loop, and so must never wait: not for
 /// the guest, not for a client. What a command sets off and finishes later is told by an
 /// [`Event`](crate::Event).
 pub trait Backend {
-    /// The name the user gave the machine.
-    fn name(&self) -> Option<String>;
-
-    /// Whether KVM runs the guest.
-    fn kvm(&self) -> KvmInfo;
+    /// What does not change while the machine is there.
+    fn info(&self) -> MachineInfo;
 
     /// The virtual CPUs, by index.
     fn cpus(&self) -> Vec<CpuInfo>;
@@ -64,10 +63,75 @@ pub trait Backend {
     ///
     /// [`CommandError::no_balloon`] or [`CommandError::no_sync_mmu`].
     fn balloon_actual(&self) -> Result<u64, CommandError>;
+
+    /// What the guest is to have and what it has; `None` without a balloon.
+    fn balloon_sizes(&self) -> Option<Sizes>;
+
+    /// What else is known of the balloon; `None` without one.
+    fn balloon(&self) -> Option<BalloonInfo>;
+
+    /// Sets how often the guest is asked for its statistics, in seconds; 0 for never. Without
+    /// effect when there is no balloon.
+    fn set_polling_interval(&mut self, seconds: u32);
+}
+
+/// What does not change while a machine is there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MachineInfo {
+    /// The name the user gave it.
+    pub name: Option<String>,
+    /// Its UUID, in lower case.
+    pub uuid: String,
+    /// Its RAM.
+    pub memory_bytes: u64,
+    /// How many CPUs such a machine can have.
+    pub max_cpus: u32,
+    /// Whether KVM runs the guest.
+    pub kvm: KvmInfo,
+    /// Where its serial port is connected to, in QEMU's words: `stdio`, `file`.
+    pub consoles: Vec<String>,
+}
+
+/// The balloon as the host and the guest's driver have it now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BalloonInfo {
+    /// Its id, the last part of its QOM path.
+    pub id: String,
+    /// How many pages of 4 KiB the guest is asked to give.
+    pub asked_pages: u32,
+    /// How much was given back to the host since the start. What the guest has taken again is not
+    /// subtracted.
+    pub released_bytes: u64,
+    /// The features on offer, by the names of their properties.
+    pub offered: Vec<&'static str>,
+    /// The features that the guest's driver uses; `None` while there is no driver.
+    pub driver: Option<Vec<&'static str>>,
+    /// How often the guest is asked for its statistics, in seconds; 0 for never.
+    pub polling_interval: u32,
+    /// What it said last.
+    pub statistics: GuestStatistics,
+}
+
+/// What a guest says of its memory (virtio 1.2 §5.5.6.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct GuestStatistics {
+    /// The values by tag; memory in bytes. `u64::MAX` for what the guest did not say.
+    pub values: [u64; 16],
+    /// When, in seconds since 1970; 0 for never.
+    pub last_update: u64,
+}
+
+impl Default for GuestStatistics {
+    fn default() -> Self {
+        Self {
+            values: [u64::MAX; 16],
+            last_update: 0,
+        }
+    }
 }
 
 /// The return of `query-kvm`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct KvmInfo {
     /// KVM runs this machine.
     pub enabled: bool,
@@ -137,6 +201,9 @@ pub enum CommandError {
     /// The device that the command acts on has not been activated.
     #[error("{0}")]
     DeviceNotActive(String),
+    /// There is no such object.
+    #[error("{0}")]
+    DeviceNotFound(String),
     /// KVM lacks a capability that the command needs.
     #[error("{0}")]
     KvmMissingCap(String),
@@ -166,6 +233,7 @@ impl CommandError {
         match self {
             Self::CommandNotFound(_) => "CommandNotFound",
             Self::DeviceNotActive(_) => "DeviceNotActive",
+            Self::DeviceNotFound(_) => "DeviceNotFound",
             Self::KvmMissingCap(_) => "KVMMissingCap",
             Self::Generic(_) => "GenericError",
         }

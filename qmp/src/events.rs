@@ -10,9 +10,38 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 
+use crate::command::types::{Member, Type};
 use crate::json::{self, object};
 use crate::message::LINE_END;
+use crate::resize::{BalloonState, Sizes};
 pub use queue::{EventReceiver, EventSender, channel};
+
+/// The events and the members of their data, for the schema.
+pub static EVENTS: &[(&str, &[Member])] = &[
+    ("STOP", &[]),
+    ("RESUME", &[]),
+    ("SHUTDOWN", CAUSE),
+    ("RESET", CAUSE),
+    ("POWERDOWN", &[]),
+    ("GUEST_PANICKED", ACTION),
+    ("GUEST_CRASHLOADED", ACTION),
+    ("BALLOON_CHANGE", &[Member::required("actual", Type::Int)]),
+    (
+        "X_BALLOON_STATE",
+        &[
+            Member::required("state", Type::Enum(BalloonState::NAMES)),
+            Member::required("target", Type::Int),
+            Member::required("actual", Type::Int),
+        ],
+    ),
+];
+
+const CAUSE: &[Member] = &[
+    Member::required("guest", Type::Bool),
+    Member::required("reason", Type::Enum(ShutdownCause::NAMES)),
+];
+
+const ACTION: &[Member] = &[Member::required("action", Type::Enum(PanicAction::NAMES))];
 
 /// Something that happened to the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +71,13 @@ pub enum Event {
         /// How many bytes the guest has: RAM minus what it says is in the balloon.
         actual_bytes: u64,
     },
+    /// The balloon is in another state than before. An extension: QEMU does not know it.
+    BalloonState {
+        /// The state that has come about.
+        state: BalloonState,
+        /// What the guest is to have, and what it has.
+        sizes: Sizes,
+    },
 }
 
 /// Why a machine ends or is reset (QEMU's `ShutdownCause`, those that a machine here can meet).
@@ -66,6 +102,18 @@ pub enum ShutdownCause {
 }
 
 impl ShutdownCause {
+    /// The names of all of them.
+    pub const NAMES: &[&str] = &[
+        "host-error",
+        "host-qmp-quit",
+        "host-qmp-system-reset",
+        "host-signal",
+        "host-ui",
+        "guest-shutdown",
+        "guest-reset",
+        "guest-panic",
+    ];
+
     /// The name in the protocol.
     pub fn name(self) -> &'static str {
         match self {
@@ -105,6 +153,9 @@ pub enum PanicAction {
 }
 
 impl PanicAction {
+    /// The names of all of them.
+    pub const NAMES: &[&str] = &["pause", "poweroff", "run"];
+
     /// The name in the protocol.
     pub fn name(self) -> &'static str {
         match self {
@@ -131,6 +182,8 @@ pub enum GuestDriven {
     GuestPanicked,
     /// [`Event::GuestCrashloaded`].
     GuestCrashloaded,
+    /// [`Event::BalloonState`].
+    BalloonState,
 }
 
 impl Event {
@@ -145,6 +198,7 @@ impl Event {
             Self::GuestPanicked { .. } => "GUEST_PANICKED",
             Self::GuestCrashloaded { .. } => "GUEST_CRASHLOADED",
             Self::BalloonChange { .. } => "BALLOON_CHANGE",
+            Self::BalloonState { .. } => "X_BALLOON_STATE",
         }
     }
 
@@ -155,8 +209,14 @@ impl Event {
             Self::Reset(cause) => cause.is_guest().then_some(GuestDriven::Reset),
             Self::GuestPanicked { .. } => Some(GuestDriven::GuestPanicked),
             Self::GuestCrashloaded { .. } => Some(GuestDriven::GuestCrashloaded),
+            Self::BalloonState { .. } => Some(GuestDriven::BalloonState),
             Self::Stop | Self::Resume | Self::Shutdown(_) | Self::Powerdown => None,
         }
+    }
+
+    /// Whether it is one that QEMU does not have: for clients that know such things only.
+    pub fn is_extension(&self) -> bool {
+        matches!(self, Self::BalloonState { .. })
     }
 
     fn data(&self) -> Option<Value> {
@@ -170,6 +230,11 @@ impl Event {
                 Some(object([("action", action.name().into())]))
             }
             Self::BalloonChange { actual_bytes } => Some(object([("actual", actual_bytes.into())])),
+            Self::BalloonState { state, sizes } => Some(object([
+                ("state", state.name().into()),
+                ("target", sizes.target.into()),
+                ("actual", sizes.actual.into()),
+            ])),
         }
     }
 }
@@ -186,21 +251,14 @@ pub struct TimedEvent {
 impl TimedEvent {
     /// `event`, happening now.
     pub fn now(event: Event) -> Self {
-        // A clock before 1970 is no reason to fail.
-        let at = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let at = wall_clock(Duration::ZERO);
         Self { event, at }
     }
 
     /// Appends the event's line to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let timestamp = object([
-            ("seconds", self.at.as_secs().into()),
-            ("microseconds", self.at.subsec_micros().into()),
-        ]);
         out.extend_from_slice(b"{\"timestamp\": ");
-        json::write(&timestamp, out);
+        json::write(&timestamp(self.at), out);
         out.extend_from_slice(b", \"event\": ");
         json::write_string(self.event.name(), out);
         if let Some(data) = self.event.data() {
@@ -210,6 +268,21 @@ impl TimedEvent {
         out.push(b'}');
         out.extend_from_slice(LINE_END);
     }
+}
+
+/// The wall clock `ago` before now, since 1970.
+pub(crate) fn wall_clock(ago: Duration) -> Duration {
+    // A clock before 1970 is no reason to fail.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.unwrap_or_default().saturating_sub(ago)
+}
+
+/// A moment since 1970 as the protocol writes it.
+pub(crate) fn timestamp(at: Duration) -> Value {
+    object([
+        ("seconds", at.as_secs().into()),
+        ("microseconds", at.subsec_micros().into()),
+    ])
 }
 
 #[cfg(test)]

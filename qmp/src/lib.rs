@@ -16,9 +16,14 @@
 pub mod command;
 pub mod events;
 pub mod framer;
+mod hmp;
 pub mod json;
 pub mod lexer;
 pub mod message;
+pub mod monitor;
+pub mod qom;
+pub mod resize;
+pub mod schema;
 pub mod server;
 pub mod session;
 pub mod throttle;
@@ -27,6 +32,9 @@ mod backend;
 #[cfg(test)]
 mod testing;
 
-pub use backend::{Backend, CommandError, CpuInfo, KvmInfo, RunState};
+pub use backend::{
+    Backend, BalloonInfo, CommandError, CpuInfo, GuestStatistics, KvmInfo, MachineInfo, RunState,
+};
 pub use events::{Event, EventReceiver, EventSender, PanicAction, ShutdownCause};
+pub use resize::{BalloonState, Sizes};
 pub use server::{BindError, Listener, Server, SocketGroup, SocketOptions};

@@ -17,6 +17,9 @@ pub const LINE_END: &[u8] = b"\r\n";
 /// bucket, where the last inserted leads.
 const PROTOCOL_VERSION: [(&str, u64); 3] = [("major", 10), ("minor", 0), ("micro", 2)];
 
+/// The program that speaks it.
+const PACKAGE: &str = concat!("aerostat ", env!("CARGO_PKG_VERSION"));
+
 /// A request that has passed the structural checks.
 #[derive(Debug, PartialEq)]
 pub struct Request {
@@ -145,12 +148,17 @@ impl Reply {
     }
 }
 
+/// The same as [`version`] for people.
+pub fn version_text() -> String {
+    let [major, minor, micro] = PROTOCOL_VERSION.map(|(_, number)| number);
+    format!("{major}.{minor}.{micro} ({PACKAGE})")
+}
+
 /// The return of `query-version`, also part of the greeting: the version of the protocol, and in
 /// `package` the program that speaks it.
 pub fn version() -> Value {
     let qemu = PROTOCOL_VERSION.map(|(name, number)| (name, number.into()));
-    let package = concat!("aerostat ", env!("CARGO_PKG_VERSION"));
-    object([("qemu", object(qemu)), ("package", package.into())])
+    object([("qemu", object(qemu)), ("package", PACKAGE.into())])
 }
 
 /// Appends the greeting, which offers out-of-band execution, to `out`.

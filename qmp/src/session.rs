@@ -2,16 +2,20 @@
 //! Negotiation"). Bytes in, replies out; pure, so it knows no socket.
 //!
 //! The caller alternates [`Session::next_message`] and [`Session::execute`], one message at a
-//! time, so that what a command sets off can be told before its reply is sent.
+//! time, so that what a command sets off can be told before its reply is sent. Commands that take
+//! time are answered by [`Session::due`].
+
+use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::backend::{Backend, CommandError};
+use crate::backend::CommandError;
 use crate::command::types::{Arguments, check_arguments};
-use crate::command::{self, Handler, NEGOTIATION_COMMAND};
+use crate::command::{self, Context, EXTENSION_PREFIX, Handler, NEGOTIATION_COMMAND, wait_return};
 use crate::framer::Framer;
 use crate::json::{JsonError, object};
 use crate::message::{Received, Reply, Request};
+use crate::resize::{Resize, Wish};
 
 /// How far the negotiation has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,46 +30,49 @@ enum Mode {
 /// A message as the framer found it.
 pub type Message = Result<Value, JsonError>;
 
-/// What follows from a message.
+/// How a message is answered.
 #[derive(Debug, PartialEq)]
-pub struct Outcome {
-    /// To be sent to the client.
-    pub reply: Reply,
-    /// The command was `quit`: nothing more is to be read from anyone.
-    pub quit: bool,
+pub enum Answer {
+    /// By this, to be sent now.
+    Now(Reply),
+    /// By one that [`Session::due`] will give.
+    Later,
+}
+
+/// How many commands of one client may wait to be answered later.
+pub const MAX_WAITING: usize = 16;
+
+/// A command that is answered later.
+#[derive(Debug)]
+struct Waiting {
+    id: Value,
+    wish: Wish,
 }
 
 /// The state of one client.
 ///
 /// ```
-/// use aerostat_qmp::session::Session;
-/// # use aerostat_qmp::{Backend, CommandError, CpuInfo, KvmInfo, RunState};
-/// # struct Machine;
-/// # impl Backend for Machine {
-/// #     fn name(&self) -> Option<String> { None }
-/// #     fn kvm(&self) -> KvmInfo { KvmInfo { enabled: true, present: true } }
-/// #     fn cpus(&self) -> Vec<CpuInfo> { Vec::new() }
-/// #     fn status(&self) -> RunState { RunState::Running }
-/// #     fn stop(&mut self) -> Result<(), CommandError> { Ok(()) }
-/// #     fn cont(&mut self) -> Result<(), CommandError> { Ok(()) }
-/// #     fn reset(&mut self) -> Result<(), CommandError> { Ok(()) }
-/// #     fn power_down(&mut self) {}
-/// #     fn quit(&mut self) {}
-/// #     fn set_balloon(&mut self, _: u64) -> Result<(), CommandError> { Ok(()) }
-/// #     fn balloon_actual(&self) -> Result<u64, CommandError> { Ok(0) }
-/// # }
+/// use aerostat_qmp::session::{Answer, Session};
 /// let mut session = Session::default();
 /// let mut input: &[u8] = b"{'execute': 'qmp_capabilities', 'id': 1}";
 /// let message = session.next_message(&mut input).expect("a whole message");
+/// # use aerostat_qmp::{Backend, command::Context};
+/// # fn executed(session: &mut Session, message: aerostat_qmp::session::Message, context: &mut Context<'_>) {
+/// let Answer::Now(reply) = session.execute(message, context) else {
+///     return; // Session::due gives the reply when it is time.
+/// };
 /// let mut out = Vec::new();
-/// session.execute(message, &mut Machine).reply.write(&mut out);
+/// reply.write(&mut out);
 /// assert_eq!(out, b"{\"return\": {}, \"id\": 1}\r\n");
 /// assert!(session.is_negotiated());
+/// # }
 /// ```
 #[derive(Debug, Default)]
 pub struct Session {
     framer: Framer,
     mode: Mode,
+    knows_extensions: bool,
+    waiting: Vec<Waiting>,
 }
 
 impl Session {
@@ -85,34 +92,37 @@ impl Session {
         self.framer.next_message(input)
     }
 
+    /// Whether the client has shown that it knows what QEMU does not have, by using it.
+    pub fn knows_extensions(&self) -> bool {
+        self.knows_extensions
+    }
+
     /// Does what a message asks for.
-    pub fn execute(&mut self, message: Message, machine: &mut dyn Backend) -> Outcome {
+    pub fn execute(&mut self, message: Message, context: &mut Context<'_>) -> Answer {
         let value = match message {
             Ok(value) => value,
             Err(error) => {
                 let result = Err(CommandError::Generic(error.to_string()));
-                return Outcome {
-                    reply: Reply { id: None, result },
-                    quit: false,
-                };
+                return Answer::Now(Reply { id: None, result });
             }
         };
         let allow_oob = self.mode == Mode::Command { oob: true };
         let Received { id, request } = Received::from_value(value, allow_oob);
-        let mut quit = false;
-        let result = request.and_then(|request| self.dispatch(&request, machine, &mut quit));
-        Outcome {
-            reply: Reply { id, result },
-            quit,
+        let done = request.and_then(|request| self.dispatch(&request, id.as_ref(), context));
+        match done.transpose() {
+            Some(result) => Answer::Now(Reply { id, result }),
+            None => Answer::Later,
         }
     }
+
+    /// What the command returns; nothing if it is answered later.
 
     fn dispatch(
         &mut self,
         request: &Request,
-        machine: &mut dyn Backend,
-        quit: &mut bool,
-    ) -> Result<Value, CommandError> {
+        id: Option<&Value>,
+        context: &mut Context<'_>,
+    ) -> Result<Option<Value>, CommandError> {
         let name = &request.command;
         if self.mode == Mode::Negotiation && name != NEGOTIATION_COMMAND {
             return Err(CommandError::CommandNotFound(format!(
@@ -128,15 +138,72 @@ impl Session {
             return Err(CommandError::Generic(fault));
         }
         check_arguments(command.arguments, &request.arguments)?;
+        self.knows_extensions |= name.starts_with(EXTENSION_PREFIX);
         match command.handler {
-            Handler::Negotiate => self.negotiate(&request.arguments),
-            Handler::Machine(handler) => handler(machine, &request.arguments),
-            Handler::Quit(handler) => {
-                handler(machine);
-                *quit = true;
-                Ok(object([]))
+            Handler::Negotiate => self.negotiate(&request.arguments).map(Some),
+            Handler::Now(handler) => handler(context, &request.arguments).map(Some),
+            Handler::Later(handler) => {
+                let id = self.admit(id)?;
+                let wish = handler(context, &request.arguments)?;
+                self.waiting.push(Waiting { id, wish });
+                Ok(None)
             }
         }
+    }
+
+    /// The `id` of a command that is answered later, if there may be one more. Its reply is known
+    /// by its `id` alone, since replies to later commands overtake it.
+    fn admit(&self, id: Option<&Value>) -> Result<Value, CommandError> {
+        let id = id.ok_or_else(|| {
+            CommandError::generic("A command that is answered later needs an 'id'")
+        })?;
+        if self.waiting.iter().any(|waiting| waiting.id == *id) {
+            return Err(CommandError::generic(
+                "Another command with this 'id' has not been answered yet",
+            ));
+        }
+        if self.waiting.len() >= MAX_WAITING {
+            return Err(CommandError::Generic(format!(
+                "{MAX_WAITING} commands of this client have not been answered yet"
+            )));
+        }
+        Ok(id.clone())
+    }
+
+    /// Whether commands wait to be answered.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// When [`Self::due`] is to be called at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.waiting.iter().map(|waiting| waiting.wish.until).min()
+    }
+
+    /// The replies whose time has come, oldest command first.
+    pub fn due(&mut self, resize: &Resize, now: Instant) -> Vec<Reply> {
+        let mut replies = Vec::new();
+        self.waiting.retain(|waiting| {
+            let Some(outcome) = waiting.wish.outcome(resize, now) else {
+                return true;
+            };
+            replies.push(Reply {
+                id: Some(waiting.id.clone()),
+                result: Ok(wait_return(outcome, resize)),
+            });
+            false
+        });
+        replies
+    }
+
+    /// Gives up all commands that wait, since the machine ends.
+    pub fn give_up(&mut self) -> Vec<Reply> {
+        let waiting = std::mem::take(&mut self.waiting).into_iter();
+        let reply = |Waiting { id, .. }| Reply {
+            id: Some(id),
+            result: Err(CommandError::generic("The machine has ended")),
+        };
+        waiting.map(reply).collect()
     }
 
     /// `qmp_capabilities`. The only capability is `oob`, so a list that has passed the check of

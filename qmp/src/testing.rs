@@ -1,8 +1,13 @@
 //! A machine in memory for the tests of this crate.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::{Backend, CommandError, CpuInfo, KvmInfo, RunState};
+use serde_json::Value;
+
+use crate::command::Context;
+use crate::command::types::Arguments;
+use crate::resize::{DEFAULT_STALL_AFTER, Resize};
+use crate::{Backend, BalloonInfo, CommandError, CpuInfo, KvmInfo, MachineInfo, RunState, Sizes};
 
 /// RAM of [`Machine`].
 pub const RAM_BYTES: u64 = 256 << 20;
@@ -10,11 +15,13 @@ pub const RAM_BYTES: u64 = 256 << 20;
 /// A machine that does what it is told and keeps what it was told.
 #[derive(Debug)]
 pub struct Machine {
+    pub info: MachineInfo,
     pub status: RunState,
     pub vcpu_threads: Vec<u32>,
     pub power_downs: u32,
     pub balloon: bool,
     pub target_bytes: Option<u64>,
+    pub polling_interval: u32,
     pub quit: bool,
     /// How long `stop` keeps the control thread busy.
     pub stop_takes: Duration,
@@ -22,12 +29,25 @@ pub struct Machine {
 
 impl Default for Machine {
     fn default() -> Self {
+        let kvm = KvmInfo {
+            enabled: true,
+            present: true,
+        };
         Self {
+            info: MachineInfo {
+                name: None,
+                uuid: "00000000-0000-0000-0000-000000000000".to_owned(),
+                memory_bytes: RAM_BYTES,
+                max_cpus: 64,
+                kvm,
+                consoles: vec!["stdio".to_owned()],
+            },
             status: RunState::Prelaunch,
             vcpu_threads: vec![1],
             power_downs: 0,
             balloon: true,
             target_bytes: None,
+            polling_interval: 0,
             quit: false,
             stop_takes: Duration::ZERO,
         }
@@ -35,15 +55,8 @@ impl Default for Machine {
 }
 
 impl Backend for Machine {
-    fn name(&self) -> Option<String> {
-        None
-    }
-
-    fn kvm(&self) -> KvmInfo {
-        KvmInfo {
-            enabled: true,
-            present: true,
-        }
+    fn info(&self) -> MachineInfo {
+        self.info.clone()
     }
 
     fn cpus(&self) -> Vec<CpuInfo> {
@@ -93,4 +106,40 @@ impl Backend for Machine {
             .then_some(RAM_BYTES)
             .ok_or_else(CommandError::no_balloon)
     }
+    fn balloon_sizes(&self) -> Option<Sizes> {
+        self.balloon.then_some(Sizes {
+            target: self.target_bytes.unwrap_or(RAM_BYTES),
+            actual: RAM_BYTES,
+        })
+    }
+
+    fn balloon(&self) -> Option<BalloonInfo> {
+        self.balloon.then(|| BalloonInfo {
+            id: "balloon0".to_owned(),
+            offered: vec!["page-poison"],
+            polling_interval: self.polling_interval,
+            ..BalloonInfo::default()
+        })
+    }
+
+    fn set_polling_interval(&mut self, seconds: u32) {
+        self.polling_interval = seconds;
+    }
+}
+
+/// What `act` does in a context of `machine`, in which nothing has happened before.
+pub fn in_context<T>(machine: &mut Machine, act: impl FnOnce(&mut Context<'_>) -> T) -> T {
+    let mut resize = Resize::new(DEFAULT_STALL_AFTER, Instant::now());
+    act(&mut Context::new(machine, &[], &mut resize))
+}
+
+/// What a handler returns for these arguments.
+pub fn run<const N: usize>(
+    machine: &mut Machine,
+    handler: fn(&mut Context<'_>, &Arguments) -> Result<Value, CommandError>,
+    arguments: [(&str, Value); N],
+) -> Result<Value, CommandError> {
+    let arguments = arguments.map(|(name, value)| (name.to_owned(), value));
+    let arguments = Arguments::from_iter(arguments);
+    in_context(machine, |context| handler(context, &arguments))
 }

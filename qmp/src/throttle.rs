@@ -20,7 +20,10 @@ pub const INTERVAL: Duration = Duration::from_secs(1);
 pub fn limit(kind: GuestDriven) -> u32 {
     match kind {
         GuestDriven::BalloonChange => 1,
-        GuestDriven::Reset | GuestDriven::GuestPanicked | GuestDriven::GuestCrashloaded => 16,
+        GuestDriven::Reset
+        | GuestDriven::GuestPanicked
+        | GuestDriven::GuestCrashloaded
+        | GuestDriven::BalloonState => 16,
     }
 }
 

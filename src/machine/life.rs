@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use aerostat_qmp::{Event, EventSender, PanicAction, ShutdownCause};
 use aerostat_vmm::{GuestEvent, Machine};
 
-use super::Identity;
+use super::Description;
 use crate::cli::options::{ErrorPolicy, PanicPolicy, TermPolicy};
 
 /// What the user chose to happen when a guest ends, fails, or is to end.
@@ -46,7 +46,7 @@ const FAULT_WARNING_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) struct Life {
     pub(super) machine: Machine,
     pub(super) policy: Policy,
-    pub(super) identity: Identity,
+    pub(super) description: Description,
     pub(super) events: EventSender,
     ending: Option<Ending>,
     last_fault_warning: Option<Instant>,
@@ -57,13 +57,13 @@ impl Life {
     pub(super) fn new(
         machine: Machine,
         policy: Policy,
-        identity: Identity,
+        description: Description,
         events: EventSender,
     ) -> Self {
         Self {
             machine,
             policy,
-            identity,
+            description,
             events,
             ending: None,
             last_fault_warning: None,

@@ -4,7 +4,7 @@ use aerostat_devices::balloon::BalloonSink;
 use aerostat_qmp::{Event, EventSender, PanicAction};
 use aerostat_vmm::units::MemorySize;
 
-use super::guest_bytes;
+use super::backend::guest_bytes;
 
 /// What turns a guest's word about its balloon into BALLOON_CHANGE.
 pub fn balloon_sink(memory: MemorySize, events: EventSender) -> BalloonSink {

@@ -15,6 +15,10 @@ pub type Arguments = Map<String, Value>;
 pub enum Type {
     /// An integer that fits in an `i64`. Never a double, even a whole one.
     Int,
+    /// An integer that is at least 0 and fits in a `u64`.
+    Uint,
+    /// A value of any type.
+    Any,
     /// `true` or `false`.
     Bool,
     /// A string.
@@ -75,6 +79,11 @@ pub fn check_arguments(members: &[Member], arguments: &Arguments) -> Result<(), 
 pub fn check(ty: &Type, path: &str, value: &Value) -> Result<(), CommandError> {
     match (ty, value) {
         (Type::Int, Value::Number(number)) if number.is_i64() => Ok(()),
+        (Type::Uint, Value::Number(number)) if number.is_u64() => Ok(()),
+        (Type::Uint, _) => Err(CommandError::Generic(format!(
+            "Parameter '{path}' expects uint64"
+        ))),
+        (Type::Any, _) => Ok(()),
         (Type::Bool, Value::Bool(_)) | (Type::Str, Value::String(_)) => Ok(()),
         (Type::Enum(names), Value::String(name)) => {
             if names.contains(&name.as_str()) {
@@ -129,7 +138,8 @@ fn check_members(
 /// What QEMU calls the type in an error.
 fn expected(ty: &Type) -> &'static str {
     match ty {
-        Type::Int => "integer",
+        Type::Int | Type::Uint => "integer",
+        Type::Any => "value",
         Type::Bool => "boolean",
         Type::Str | Type::Enum(_) => "string",
         Type::Array(_) => "array",

@@ -10,7 +10,7 @@ mod parser;
 mod utf8;
 mod writer;
 
-pub use object::object;
+pub use object::{object, object_of};
 pub use parser::parse;
 pub use utf8::{decode, decode_lossy};
 pub use writer::write;

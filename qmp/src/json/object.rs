@@ -18,7 +18,15 @@ use super::JsonError;
 /// assert_eq!(keys, ["minor", "major"]);
 /// ```
 pub fn object<const N: usize>(members: [(&str, Value); N]) -> Value {
-    let mut members = members.map(|(key, value)| (key.to_owned(), value));
+    object_of(members)
+}
+
+/// An object with as many members as come, put in hash order.
+pub fn object_of<'a>(members: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
+    let members = members.into_iter();
+    let mut members: Vec<_> = members
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
     sort(&mut members);
     Map::from_iter(members).into()
 }

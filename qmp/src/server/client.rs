@@ -194,7 +194,12 @@ impl Client {
 
     /// Whether nothing remains to be done for the client.
     pub fn is_finished(&self) -> bool {
-        self.input_ended && self.unprocessed.is_empty() && !self.has_output()
+        self.has_sent_all() && !self.session.is_waiting() && !self.has_output()
+    }
+
+    /// Whether all that the client will ever send is done, or being waited for.
+    pub fn has_sent_all(&self) -> bool {
+        self.input_ended && self.unprocessed.is_empty()
     }
 
     /// What the event loop is to watch for. `serving` is false once `quit` has been executed.

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::{Values, ValuesMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::Instant;
 
 use super::client::Client;
 use super::memory::{CLIENT_BYTES, SHARED_BYTES, out_of_memory, shared_part};
 use crate::message::Reply;
+use crate::resize::Resize;
 
 /// The clients, each known by its descriptor.
 #[derive(Debug)]
@@ -97,11 +99,46 @@ impl Clients {
         }
     }
 
+    /// Sends the replies that were waited for and whose time has come.
+    pub fn answer_waiting(&mut self, resize: &Resize, now: Instant) {
+        let waiting = self.by_fd.values_mut();
+        let waiting = waiting.filter(|client| client.session.is_waiting());
+        let due: Vec<_> = waiting
+            .map(|client| (client.as_raw_fd(), client.session.due(resize, now)))
+            .collect();
+        self.send_replies(due);
+    }
+
+    /// Answers all that wait: the machine ends.
+    pub fn give_up_waiting(&mut self) {
+        let clients = self.by_fd.values_mut();
+        let due: Vec<_> = clients
+            .map(|client| (client.as_raw_fd(), client.session.give_up()))
+            .collect();
+        self.send_replies(due);
+    }
+
+    fn send_replies(&mut self, due: Vec<(RawFd, Vec<Reply>)>) {
+        for (fd, replies) in due {
+            for reply in replies {
+                self.send_reply(fd, &reply);
+            }
+        }
+    }
+
+    /// When [`Self::answer_waiting`] is to be called at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        let deadlines = self.by_fd.values().map(|client| client.session.deadline());
+        deadlines.flatten().min()
+    }
+
     /// Appends the line of an event to the output of all that listen. Those for whose backlog no
-    /// memory is left are cut off.
-    pub fn send_event(&mut self, line: &[u8]) {
+    /// memory is left are cut off. An extension is for those only that know such.
+    pub fn send_event(&mut self, line: &[u8], is_extension: bool) {
         for client in self.by_fd.values_mut() {
-            client.send_event(line);
+            if !is_extension || client.session.knows_extensions() {
+                client.send_event(line);
+            }
         }
         let large = self.by_fd.iter();
         let large = large.filter(|(_, client)| client.is_full() && client.listens());

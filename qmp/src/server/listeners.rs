@@ -8,6 +8,7 @@ use event_manager::{EventOps, EventSet, Events};
 use rustix::io::Errno;
 
 use super::listener::Listener;
+use crate::monitor::Monitor;
 
 /// The listening sockets, each known by its descriptor.
 #[derive(Debug)]
@@ -23,6 +24,20 @@ impl Listeners {
         let awaited = all.iter().filter(|listener| listener.waits());
         let awaited = awaited.map(AsRawFd::as_raw_fd).collect();
         Self { all, awaited }
+    }
+
+    /// What QEMU would call them.
+    pub fn monitors(&self) -> Vec<Monitor> {
+        let path = |listener: &Listener| listener.path().to_owned();
+        let monitors = self.all.iter().map(|listener| Monitor {
+            path: path(listener),
+        });
+        monitors.collect()
+    }
+
+    /// The descriptor of the socket with this index, as [`Self::monitors`] counts them.
+    pub fn at(&self, index: usize) -> Option<RawFd> {
+        self.all.get(index).map(AsRawFd::as_raw_fd)
     }
 
     fn get(&self, fd: RawFd) -> Option<&Listener> {

@@ -29,8 +29,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use crate::backend::{Backend, CommandError, RunState};
-use crate::events::{EventReceiver, TimedEvent};
+use crate::command::Context;
+use crate::events::{Event, EventReceiver, TimedEvent};
 use crate::message::Reply;
+use crate::monitor::Monitor;
+use crate::resize::{DEFAULT_STALL_AFTER, Resize};
+use crate::session::Answer;
 use crate::throttle::Throttle;
 pub use bind_error::BindError;
 use client::{Client, Input};
@@ -57,8 +61,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Server<B: Backend> {
     listeners: Listeners,
+    /// What commands are told of the listeners.
+    monitors: Vec<Monitor>,
     events: EventReceiver,
     backend: B,
+    /// How the guest follows the balloon's target.
+    resize: Resize,
     throttle: Throttle,
     timer: Timer,
     clients: Clients,
@@ -77,10 +85,13 @@ impl<B: Backend> Server<B> {
     ///
     /// If no timer can be had.
     pub fn new(listeners: Vec<Listener>, events: EventReceiver, backend: B) -> io::Result<Self> {
+        let listeners = Listeners::new(listeners);
         Ok(Self {
-            listeners: Listeners::new(listeners),
+            monitors: listeners.monitors(),
+            listeners,
             events,
             backend,
+            resize: Resize::new(DEFAULT_STALL_AFTER, Instant::now()),
             throttle: Throttle::default(),
             timer: Timer::new()?,
             clients: Clients::default(),
@@ -88,6 +99,11 @@ impl<B: Backend> Server<B> {
             serving: true,
             buffer: vec![0; READ_TURN_BYTES],
         })
+    }
+
+    /// Chooses how long there may be no progress before the balloon counts as stalled.
+    pub fn set_stall_after(&mut self, stall_after: Duration) {
+        self.resize = Resize::new(stall_after, Instant::now());
     }
 
     /// Whether the guest is not to be started yet: the server starts it, by [`Backend::cont`],
@@ -116,6 +132,7 @@ impl<B: Backend> Server<B> {
         for event in self.throttle.flush() {
             self.broadcast(&event);
         }
+        self.clients.give_up_waiting();
         let end = Instant::now() + limit;
         loop {
             self.clients.values_mut().for_each(|client| {
@@ -203,11 +220,12 @@ impl<B: Backend> Server<B> {
         };
         client.unblock();
         client.flush();
+        // Where nothing is read any more, nothing else would notice that the client is gone.
+        let is_gone = ready.intersects(EventSet::HANG_UP | EventSet::ERROR);
+        if is_gone && (!self.serving || client.has_sent_all()) {
+            client.cut_off();
+        }
         if !self.serving {
-            // Nothing is read any more that would notice that the client is gone.
-            if ready.intersects(EventSet::HANG_UP | EventSet::ERROR) {
-                client.cut_off();
-            }
             return;
         }
         if client.wants_input() {
@@ -249,14 +267,22 @@ impl<B: Backend> Server<B> {
                 self.clients.limit_input(fd);
                 return;
             };
-            let outcome = client.session.execute(message, &mut self.backend);
+            let mut context = Context::new(&mut self.backend, &self.monitors, &mut self.resize);
+            let answer = client.session.execute(message, &mut context);
+            let effects = context.effects;
             // What the command has set off comes before its reply.
             self.deliver_events();
-            self.clients.send_reply(fd, &outcome.reply);
-            if outcome.quit {
+            if let Answer::Now(reply) = answer {
+                self.clients.send_reply(fd, &reply);
+            }
+            for listener in effects.yanked {
+                self.yank(listener);
+            }
+            if effects.quit {
                 self.serving = false;
                 return;
             }
+            self.follow_balloon();
             if self.listeners.awaits_clients() {
                 self.start_guest_when_due(fd);
             }
@@ -286,19 +312,46 @@ impl<B: Backend> Server<B> {
         }
     }
 
+    /// Cuts off all clients of a listener, known by its index.
+    fn yank(&mut self, index: usize) {
+        let listener = self.listeners.at(index);
+        let clients = self.clients.values_mut();
+        let clients = clients.filter(|client| Some(client.listener) == listener);
+        clients.for_each(Client::cut_off);
+    }
+
     /// Hands the events in the queue to all clients that listen, unless they are to be held back.
     fn deliver_events(&mut self) {
         for event in self.events.take() {
-            if let Some(event) = self.throttle.offer(event, Instant::now()) {
-                self.broadcast(&event);
-            }
+            self.offer(event);
+        }
+    }
+
+    fn offer(&mut self, event: TimedEvent) {
+        if let Some(event) = self.throttle.offer(event, Instant::now()) {
+            self.broadcast(&event);
         }
     }
 
     fn broadcast(&mut self, event: &TimedEvent) {
         let mut line = Vec::new();
         event.write(&mut line);
-        self.clients.send_event(&line);
+        let is_extension = event.event.is_extension();
+        self.clients.send_event(&line, is_extension);
+    }
+
+    /// Looks how far the guest has come on the way to its target, tells of it, and answers those
+    /// who waited for it.
+    fn follow_balloon(&mut self) {
+        let Some(sizes) = self.backend.balloon_sizes() else {
+            return;
+        };
+        let now = Instant::now();
+        if self.resize.observe(sizes, now) {
+            let state = self.resize.state();
+            self.offer(TimedEvent::now(Event::BalloonState { state, sizes }));
+        }
+        self.clients.answer_waiting(&self.resize, now);
     }
 
     fn on_timer(&mut self, ops: &EventOps) {
@@ -315,6 +368,7 @@ impl<B: Backend> Server<B> {
 
     /// Brings sockets, the event loop and the timer in line with what the wake-up has changed.
     fn settle(&mut self, ops: &mut EventOps) {
+        self.follow_balloon();
         let mut gone = Vec::new();
         for client in self.clients.values_mut() {
             client.flush();
@@ -344,10 +398,14 @@ impl<B: Backend> Server<B> {
         // By way of the timer, so that all that is ready now has its turn before.
         let waits = self.serving && self.clients.values().any(Client::wants_turn);
         let next_turn = waits.then(Instant::now);
-        let deadline = [self.throttle.deadline(), self.accept_again, next_turn]
-            .into_iter()
-            .flatten()
-            .min();
+        let deadlines = [
+            self.throttle.deadline(),
+            self.accept_again,
+            self.resize.deadline(),
+            self.clients.deadline(),
+            next_turn,
+        ];
+        let deadline = deadlines.into_iter().flatten().min();
         if let Err(error) = self.timer.set(deadline) {
             log::error!("Cannot set the timer of the QMP server: {error}");
         }

@@ -3,14 +3,17 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::testing::Machine;
+use crate::testing::{Machine, in_context};
 
 /// The bytes the session sends for `input`, until it is told to quit.
 fn replies(session: &mut Session, mut input: &[u8]) -> String {
     let mut machine = Machine::default();
     let mut out = Vec::new();
     while let Some(message) = session.next_message(&mut input) {
-        session.execute(message, &mut machine).reply.write(&mut out);
+        match in_context(&mut machine, |context| session.execute(message, context)) {
+            Answer::Now(reply) => reply.write(&mut out),
+            Answer::Later => {}
+        }
     }
     String::from_utf8(out).unwrap()
 }
@@ -89,7 +92,11 @@ fn only_quit_ends_the_service() {
         (b"{'execute': 'quit'}", true),
     ] {
         let message = session.next_message(&mut &*input).unwrap();
-        assert_eq!(session.execute(message, &mut machine).quit, quit);
+        let effects = in_context(&mut machine, |context| {
+            session.execute(message, context);
+            context.effects.clone()
+        });
+        assert_eq!(effects.quit, quit);
         assert_eq!(machine.quit, quit);
     }
 }

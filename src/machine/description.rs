@@ -1,25 +1,28 @@
-//! How a machine is told from others.
+//! What the user has said of a machine that matters to nobody but clients.
 
-/// What the user calls a machine.
+/// How a machine is called, and where its console is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Identity {
+pub struct Description {
     /// Its name, if it has one.
     pub name: Option<String>,
     /// Its UUID: 8-4-4-4-12 hexadecimal digits, in lower case.
     pub uuid: String,
+    /// Where its serial port's output goes, in QEMU's words.
+    pub consoles: Vec<String>,
 }
 
-impl Identity {
+impl Description {
     /// The UUID of a machine that was given none, as QEMU has it.
     pub const NO_UUID: &str = "00000000-0000-0000-0000-000000000000";
 }
 
-impl Default for Identity {
-    /// Neither name nor UUID.
+impl Default for Description {
+    /// Neither name nor UUID nor console.
     fn default() -> Self {
         Self {
             name: None,
             uuid: Self::NO_UUID.to_owned(),
+            consoles: Vec::new(),
         }
     }
 }

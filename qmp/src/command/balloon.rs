@@ -1,0 +1,123 @@
+//! The balloon's commands: QEMU's two, and those by which a resize can be watched.
+//!
+//! Sizes are in bytes, and are what the guest has left, not what is in the balloon.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::types::Arguments;
+use super::{Context, nothing};
+use crate::backend::CommandError;
+use crate::events::{timestamp, wall_clock};
+use crate::json::object;
+use crate::resize::{Outcome, Resize, Sizes, Wish};
+
+type Return = Result<Value, CommandError>;
+
+pub(super) fn balloon(context: &mut Context<'_>, arguments: &Arguments) -> Return {
+    // A machine without a balloon says so whatever the value.
+    context.machine.balloon_actual()?;
+    context.set_balloon("value", arguments.get("value"))?;
+    Ok(nothing())
+}
+
+pub(super) fn query_balloon(context: &mut Context<'_>, _: &Arguments) -> Return {
+    let actual = context.machine.balloon_actual()?;
+    Ok(object([("actual", actual.into())]))
+}
+
+pub(super) fn x_query_balloon(context: &mut Context<'_>, _: &Arguments) -> Return {
+    context.machine.balloon_actual()?;
+    let balloon = context.machine.balloon();
+    let sizes = context.machine.balloon_sizes();
+    let (balloon, sizes) = balloon.zip(sizes).ok_or_else(CommandError::no_balloon)?;
+    let resize = &context.resize;
+    let now = Instant::now();
+    let since = wall_clock(now.saturating_duration_since(resize.since()));
+    let features = balloon.driver.as_deref().unwrap_or_default();
+    Ok(object([
+        ("target", sizes.target.into()),
+        ("actual", sizes.actual.into()),
+        ("asked-pages", balloon.asked_pages.into()),
+        ("released", balloon.released_bytes.into()),
+        ("state", resize.state().name().into()),
+        ("since", timestamp(since)),
+        ("rate", resize.rate(now).into()),
+        ("driver-present", balloon.driver.is_some().into()),
+        ("features", features.iter().copied().collect()),
+    ]))
+}
+
+pub(super) fn x_balloon_wait(
+    context: &mut Context<'_>,
+    arguments: &Arguments,
+) -> Result<Wish, CommandError> {
+    context.machine.balloon_actual()?;
+    if let Some(value) = arguments.get("value") {
+        context.set_balloon("value", Some(value))?;
+    }
+    let timeout = arguments.get("timeout-ms").and_then(Value::as_u64);
+    let timeout = Duration::from_millis(timeout.unwrap_or_default());
+    let until = Instant::now().checked_add(timeout);
+    let until = until.ok_or_else(|| CommandError::generic("Parameter 'timeout-ms' is too big"))?;
+    let number = context.resize.wish();
+    Ok(Wish { number, until })
+}
+
+/// The return of `x-balloon-wait`.
+pub(crate) fn wait_return(outcome: Outcome, resize: &Resize) -> Value {
+    let Sizes { target, actual } = resize.sizes();
+    object([
+        ("outcome", outcome.name().into()),
+        ("target", target.into()),
+        ("actual", actual.into()),
+    ])
+}
+
+impl Context<'_> {
+    /// Asks for a size, which the error calls `parameter`.
+    pub(crate) fn set_balloon(
+        &mut self,
+        parameter: &str,
+        value: Option<&Value>,
+    ) -> Result<(), CommandError> {
+        let guest_bytes = value.and_then(Value::as_u64).filter(|&bytes| bytes > 0);
+        let guest_bytes = guest_bytes.ok_or_else(|| {
+            CommandError::Generic(format!("Parameter '{parameter}' expects a size"))
+        })?;
+        self.machine.set_balloon(guest_bytes)?;
+        if let Some(sizes) = self.machine.balloon_sizes() {
+            self.resize.ask(sizes, Instant::now());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{Machine, run};
+
+    #[test]
+    fn balloon_without_device_is_reported_before_the_value() {
+        let mut machine = Machine {
+            balloon: false,
+            ..Machine::default()
+        };
+        assert_eq!(
+            run(&mut machine, balloon, [("value", 0.into())]),
+            Err(CommandError::no_balloon())
+        );
+    }
+
+    #[test]
+    fn balloon_of_no_size_changes_nothing() {
+        let mut machine = Machine::default();
+        for value in [0, -1, i64::MIN] {
+            let error = run(&mut machine, balloon, [("value", value.into())]).unwrap_err();
+            assert_eq!(error.to_string(), "Parameter 'value' expects a size");
+        }
+        assert_eq!(machine.target_bytes, None);
+    }
+}
