@@ -1,6 +1,7 @@
 //! The control thread's loop: QMP, signals, console input and what the guest does.
 
 use std::cell::RefCell;
+use std::fmt;
 use std::rc::Rc;
 
 use aerostat_qmp::Server;
@@ -15,6 +16,12 @@ pub type SharedServer = Rc<RefCell<Server<MachineHandle>>>;
 pub struct EventLoop {
     manager: EventManager<Box<dyn MutEventSubscriber>>,
     machine: MachineHandle,
+}
+
+impl fmt::Debug for EventLoop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EventLoop").finish_non_exhaustive()
+    }
 }
 
 impl EventLoop {

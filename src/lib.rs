@@ -4,11 +4,12 @@
 //! `aerostat-qmp`, and the console. It is a library only so that tests can have the machine as QMP
 //! sees it in their own process.
 
+pub mod assembly;
 mod check;
-mod cli;
+pub mod cli;
 mod console;
 mod deadline;
-mod event_loop;
+pub mod event_loop;
 mod expected;
 mod failure;
 mod group;
@@ -16,7 +17,7 @@ mod logging;
 pub mod machine;
 mod run;
 mod signals;
-mod sockets;
+pub mod sockets;
 
 use std::error::Error;
 use std::fmt::Write as _;

@@ -7,8 +7,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use aerostat_qmp::Server;
-use aerostat_vmm::MachineIo;
 
+use crate::assembly::{Assembly, assemble, resource};
 use crate::cli::{Options, SerialArgument};
 use crate::console::Console;
 use crate::console::expectation::ExpectedText;
@@ -21,18 +21,12 @@ use crate::event_loop::{EventLoop, SharedServer};
 use crate::expected::Expected;
 use crate::failure::Failure;
 use crate::logging;
-use crate::machine::{
-    Ending, GuestWatch, Description, MachineHandle, Policy, balloon_sink, crash_loaded_sink,
-};
+use crate::machine::{Ending, GuestWatch};
 use crate::signals::{SignalEvents, Signals};
 use crate::sockets;
 
 /// How long clients and console may take to hear the last of the machine.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-fn resource(what: &'static str) -> impl Fn(io::Error) -> Failure {
-    move |source| Failure::Resource { what, source }
-}
 
 /// Runs the machine until it ends; the exit status of the process.
 ///
@@ -41,25 +35,16 @@ fn resource(what: &'static str) -> impl Fn(io::Error) -> Failure {
 pub fn run(options: &Options) -> Result<u8, Failure> {
     start_log(options)?;
     let signals = Signals::take().map_err(resource("signals"))?;
-    let (sender, receiver) = aerostat_qmp::events::channel().map_err(resource("events"))?;
     // Whoever has the sockets may write the console's files.
     let listeners = sockets::listen(options)?;
     let consoles = Consoles::open(options)?;
 
-    let config = options.machine();
-    let io = MachineIo {
-        serial: consoles.all.clone().map(|console| Box::new(console) as _),
-        balloon: balloon_sink(config.memory, sender.clone()),
-        crash_loaded: crash_loaded_sink(sender.clone()),
-    };
-    let machine = aerostat_vmm::build(&config, io)?;
-    let serial = machine.serial().cloned();
-    let machine = MachineHandle::new(machine, policy(options), description(options), sender);
-
-    let server = (!listeners.is_empty())
-        .then(|| Server::new(listeners, receiver, machine.clone()))
-        .transpose()
-        .map_err(resource("QMP"))?;
+    let Assembly {
+        machine,
+        server,
+        serial,
+        mmio: _,
+    } = assemble(options, listeners, consoles.all.as_ref())?;
     let awaits_clients = server.as_ref().is_some_and(Server::awaits_clients);
     let server = server.map(|server| Rc::new(RefCell::new(server)));
     let mut event_loop = EventLoop::new(machine.clone())
@@ -121,29 +106,6 @@ fn outcome(ending: Ending, options: &Options, consoles: &Consoles) -> Result<u8,
             limit,
             last: last(),
         }),
-    }
-}
-
-fn policy(options: &Options) -> Policy {
-    Policy {
-        no_reboot: options.no_reboot,
-        no_shutdown: options.no_shutdown,
-        on_panic: options.on_panic,
-        on_error: options.on_error,
-        on_term: options.on_term,
-    }
-}
-
-fn description(options: &Options) -> Description {
-    let default = Description::default();
-    let console = |argument: &SerialArgument| match argument {
-        SerialArgument::Stdio => "stdio".to_owned(),
-        SerialArgument::File(_) => "file".to_owned(),
-    };
-    Description {
-        name: options.name.clone(),
-        uuid: options.uuid.clone().unwrap_or(default.uuid),
-        consoles: options.serial.iter().map(console).collect(),
     }
 }
 

@@ -116,7 +116,6 @@ impl Session {
     }
 
     /// What the command returns; nothing if it is answered later.
-
     fn dispatch(
         &mut self,
         request: &Request,

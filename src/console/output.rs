@@ -4,6 +4,7 @@
 //! than the buffer lasts, output is dropped and the gap marked. Each output has a buffer and a
 //! thread of its own, so none of them waits for another.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -62,6 +63,12 @@ impl Shared {
 /// An output of the console; clones are the same one.
 #[derive(Clone)]
 pub struct ConsoleOutput(Arc<Shared>);
+
+impl fmt::Debug for ConsoleOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsoleOutput").finish_non_exhaustive()
+    }
+}
 
 impl ConsoleOutput {
     /// Starts the thread that writes to `target`.

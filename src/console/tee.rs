@@ -1,6 +1,7 @@
 //! The guest's serial output on its way to everything that wants it: the outputs, the last lines
 //! that are kept for messages, and the text that is waited for.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -51,6 +52,12 @@ impl Shared {
 /// locks are held one at a time, for as long as it takes to copy what they protect.
 #[derive(Clone)]
 pub struct Console(Arc<Shared>);
+
+impl fmt::Debug for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Console").finish_non_exhaustive()
+    }
+}
 
 impl Console {
     /// A console that goes to all of `outputs` and waits for `expect`.

@@ -38,7 +38,12 @@ impl fmt::Debug for MachineHandle {
 
 impl MachineHandle {
     /// Takes the machine; what happens to it is sent to `events`.
-    pub fn new(machine: Machine, policy: Policy, description: Description, events: EventSender) -> Self {
+    pub fn new(
+        machine: Machine,
+        policy: Policy,
+        description: Description,
+        events: EventSender,
+    ) -> Self {
         let life = Life::new(machine, policy, description, events);
         Self(Rc::new(RefCell::new(life)))
     }

@@ -37,13 +37,26 @@ impl Client {
     /// When nothing listens there in time, or what listens does not speak QMP.
     pub fn connect(path: &Path) -> Result<Self> {
         let deadline = Instant::now() + scaled(CONNECT_LIMIT);
-        let stream = loop {
+        loop {
             match UnixStream::connect(path) {
-                Ok(stream) => break stream,
+                Ok(stream) => return Self::negotiate(stream),
                 Err(_) if Instant::now() < deadline => thread::sleep(CONNECT_PAUSE),
                 Err(error) => return Err(error).context(format!("connect to {}", path.display())),
             }
-        };
+        }
+    }
+
+    /// Connects to the socket at `path`, which must be there, and negotiates.
+    ///
+    /// # Errors
+    ///
+    /// When nothing listens there, or what listens does not speak QMP.
+    pub fn connect_now(path: &Path) -> Result<Self> {
+        let stream = UnixStream::connect(path).context(format!("connect to {}", path.display()))?;
+        Self::negotiate(stream)
+    }
+
+    fn negotiate(stream: UnixStream) -> Result<Self> {
         let mut client = Self {
             stream,
             received: Vec::new(),

@@ -34,7 +34,7 @@ pub use config::MachineConfig;
 pub use guest_events::{GuestEvent, GuestEvents};
 pub use host::HostError;
 pub use kernel::KernelError;
-pub use machine::{Machine, ResetError, StateError};
+pub use machine::{Machine, Mmio, ResetError, StateError};
 pub use memory::MemoryError;
 pub use run_state::{Change, NeedsReset, RunState};
 pub use vcpu::{RegisterDump, VcpuFailure};

@@ -21,6 +21,7 @@ use crate::guest_events::{GuestEvent, GuestEvents};
 use crate::host::Host;
 use crate::run_state::{Change, NeedsReset, RunState};
 use crate::units::MemorySize;
+use crate::vcpu::Buses;
 use crate::vcpu_thread::{StuckVcpu, VcpuThread};
 
 /// A machine cannot be run or stopped.
@@ -68,6 +69,22 @@ pub struct Machine {
     pub(crate) host: Host,
 }
 
+/// Access to devices as a guest has it, without a guest.
+#[derive(Clone, Debug)]
+pub struct Mmio(Arc<Buses>);
+
+impl Mmio {
+    /// Reads 1 to 8 bytes; all bits are set where there is no device.
+    pub fn read(&self, address: u64, data: &mut [u8]) {
+        self.0.mmio.read(address, data);
+    }
+
+    /// Writes 1 to 8 bytes; nothing happens where there is no device.
+    pub fn write(&self, address: u64, data: &[u8]) {
+        self.0.mmio.write(address, data);
+    }
+}
+
 impl Machine {
     /// Where the machine is in its life.
     #[must_use]
@@ -91,6 +108,12 @@ impl Machine {
     #[must_use]
     pub fn serial(&self) -> Option<&Arc<SerialPort>> {
         self.devices.serial.as_ref()
+    }
+
+    /// The devices that are reached through guest-physical addresses, as a vCPU finds them.
+    #[must_use]
+    pub fn mmio(&self) -> Mmio {
+        Mmio(self.devices.buses.clone())
     }
 
     /// Guest memory at boot.

@@ -40,7 +40,7 @@ pub enum Handler {
 }
 
 /// One command.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Command {
     /// The name, matched exactly.
     pub name: &'static str,

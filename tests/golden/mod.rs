@@ -1,7 +1,8 @@
 //! Plays one recorded case: connections, steps, comparison.
 
 mod compare;
-mod machine;
+mod host;
+mod translation;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -9,10 +10,13 @@ use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use serde_json::Value;
 
 use compare::matches;
-use machine::Host;
+use host::Host;
+pub use translation::Translation;
 
 /// How long a server may take to answer, unless the step says otherwise.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -21,8 +25,8 @@ const QUIET: Duration = Duration::from_millis(60);
 
 /// Plays `case`; the error tells the step and what came instead.
 pub fn play(case: &Value) -> Result<(), String> {
-    let host = Host::start(&case["vm"]);
-    let mut connections = BTreeMap::from([("a".to_owned(), host.connect())]);
+    let host = Host::start(&case["vm"])?;
+    let mut connections = BTreeMap::from([("a".to_owned(), host.connect(1)?)]);
     let steps = case["steps"].as_array().ok_or("no steps")?;
     for (index, step) in steps.iter().enumerate() {
         take(step, &host, &mut connections).map_err(|what| format!("step {index}: {what}"))?;
@@ -36,18 +40,20 @@ fn take(
     connections: &mut BTreeMap<String, UnixStream>,
 ) -> Result<(), String> {
     let text = |key: &str| step[key].as_str().map(str::to_owned);
+    let number = |key: &str| step[key].as_u64();
     let name = text("conn").unwrap_or_else(|| "a".to_owned());
-    if let Some(pages) = step["guest_set_actual_pages"].as_u64() {
-        host.set_actual_pages(pages);
-    } else if let Some(pages) = step["guest_num_pages"].as_u64() {
-        let actual = host.num_pages();
+    if let Some(pages) = number("guest_set_actual_pages") {
+        host.set_actual_pages(pages)?;
+    } else if let Some(pages) = number("guest_num_pages") {
+        let actual = u64::from(host.num_pages());
         if actual != pages {
             return Err(format!("num_pages is {actual}, not {pages}"));
         }
-    } else if let Some(ms) = step["sleep_ms"].as_u64() {
+    } else if let Some(ms) = number("sleep_ms") {
         std::thread::sleep(Duration::from_millis(ms));
     } else if let Some(name) = text("connect") {
-        connections.insert(name, host.connect());
+        let socket = number("socket").unwrap_or(1);
+        connections.insert(name, host.connect(socket)?);
     } else if let Some(name) = text("close") {
         connections.remove(&name).ok_or("no such connection")?;
     } else if let Some(name) = text("shutdown_write") {
@@ -60,29 +66,37 @@ fn take(
         if step.get("recv").is_some() {
             return receive(step, connection);
         }
-        send(step, connection).map_err(|error| error.to_string())?;
+        let bytes = bytes_to_send(step)?;
+        send(step, &bytes, connection).map_err(|error| error.to_string())?;
     }
     Ok(())
 }
 
-fn send(step: &Value, connection: &mut UnixStream) -> std::io::Result<()> {
+fn bytes_to_send(step: &Value) -> Result<Vec<u8>, String> {
     let part = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let repeat = &step["send_repeat"];
-    let bytes = if repeat.is_object() {
-        let count = usize::try_from(repeat["count"].as_u64().unwrap_or(0)).unwrap();
+    if repeat.is_object() {
+        let count = repeat["count"].as_u64().ok_or("no count")?;
+        let count = usize::try_from(count).map_err(|error| error.to_string())?;
         let body = part(&repeat["text"]).repeat(count);
-        (part(&repeat["prefix"]) + &body + &part(&repeat["suffix"])).into_bytes()
-    } else if let Some(text) = step["send_b64"].as_str() {
-        base64(text)
-    } else {
-        part(&step["send"]).into_bytes()
-    };
+        return Ok((part(&repeat["prefix"]) + &body + &part(&repeat["suffix"])).into_bytes());
+    }
+    if let Some(text) = step["send_b64"].as_str() {
+        let bytes = BASE64_STANDARD.decode(text);
+        return bytes.map_err(|error| error.to_string());
+    }
+    let text = step["send"].as_str();
+    text.map(|text| text.as_bytes().to_vec())
+        .ok_or_else(|| format!("no such step: {step}"))
+}
+
+fn send(step: &Value, bytes: &[u8], connection: &mut UnixStream) -> std::io::Result<()> {
     if step["bytewise"] == true {
         return bytes
             .chunks(1)
             .try_for_each(|byte| connection.write_all(byte));
     }
-    connection.write_all(&bytes)
+    connection.write_all(bytes)
 }
 
 fn receive(step: &Value, connection: &mut UnixStream) -> Result<(), String> {
@@ -130,26 +144,4 @@ fn receive(step: &Value, connection: &mut UnixStream) -> Result<(), String> {
     matches(step, wanted, &got)
         .then_some(())
         .ok_or_else(|| format!("wanted {step}\ngot {got:?}"))
-}
-
-fn base64(text: &str) -> Vec<u8> {
-    let digit = |byte: u8| match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        _ => None,
-    };
-    let mut bytes = Vec::new();
-    let (mut bits, mut count) = (0_u32, 0);
-    for value in text.bytes().filter_map(digit) {
-        bits = bits << 6 | u32::from(value);
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push(u8::try_from(bits >> count & 0xFF).unwrap());
-        }
-    }
-    bytes
 }

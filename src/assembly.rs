@@ -1,0 +1,86 @@
+//! A machine and the server that serves it, put together from the options.
+
+use std::io;
+use std::sync::Arc;
+
+use aerostat_devices::serial::SerialPort;
+use aerostat_qmp::{Listener, Server};
+use aerostat_vmm::{MachineIo, Mmio};
+
+use crate::cli::{Options, SerialArgument};
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::machine::{Description, MachineHandle, Policy, balloon_sink, crash_loaded_sink};
+
+/// What there is before anything runs.
+#[derive(Debug)]
+pub struct Assembly {
+    /// The machine; its guest has not started.
+    pub machine: MachineHandle,
+    /// The server, if there are sockets.
+    pub server: Option<Server<MachineHandle>>,
+    /// The serial port, if there is a console.
+    pub serial: Option<Arc<SerialPort>>,
+    /// The devices as the guest will find them.
+    pub mmio: Mmio,
+}
+
+/// A failure to get something from the host.
+pub(crate) fn resource(what: &'static str) -> impl Fn(io::Error) -> Failure {
+    move |source| Failure::Resource { what, source }
+}
+
+/// Builds the machine, whose serial port `console` shows, and the server of `listeners`.
+///
+/// # Errors
+/// Why the machine cannot be built.
+pub fn assemble(
+    options: &Options,
+    listeners: Vec<Listener>,
+    console: Option<&Console>,
+) -> Result<Assembly, Failure> {
+    let (sender, receiver) = aerostat_qmp::events::channel().map_err(resource("events"))?;
+    let config = options.machine();
+    let io = MachineIo {
+        serial: console.map(|console| Box::new(console.clone()) as _),
+        balloon: balloon_sink(config.memory, sender.clone()),
+        crash_loaded: crash_loaded_sink(sender.clone()),
+    };
+    let machine = aerostat_vmm::build(&config, io)?;
+    let serial = machine.serial().cloned();
+    let mmio = machine.mmio();
+    let machine = MachineHandle::new(machine, policy(options), description(options), sender);
+    let server = (!listeners.is_empty())
+        .then(|| Server::new(listeners, receiver, machine.clone()))
+        .transpose()
+        .map_err(resource("QMP"))?;
+    Ok(Assembly {
+        machine,
+        server,
+        serial,
+        mmio,
+    })
+}
+
+fn policy(options: &Options) -> Policy {
+    Policy {
+        no_reboot: options.no_reboot,
+        no_shutdown: options.no_shutdown,
+        on_panic: options.on_panic,
+        on_error: options.on_error,
+        on_term: options.on_term,
+    }
+}
+
+fn description(options: &Options) -> Description {
+    let default = Description::default();
+    let console = |argument: &SerialArgument| match argument {
+        SerialArgument::Stdio => "stdio".to_owned(),
+        SerialArgument::File(_) => "file".to_owned(),
+    };
+    Description {
+        name: options.name.clone(),
+        uuid: options.uuid.clone().unwrap_or(default.uuid),
+        consoles: options.serial.iter().map(console).collect(),
+    }
+}
