@@ -226,7 +226,8 @@ fn check_refuses_what_a_start_would_refuse() {
             ["--initrd", "/dev/null"],
             ["/dev/null", "not a regular file"],
         ),
-        (["--qmp", "no/where"], ["no/where", "directory"]),
+        (["--qmp", "no/where,wait=on"], ["no/where", "directory"]),
+        (["--qmp", "q,group=no one"], ["\"no one\"", "no group"]),
         (["--log-file", "no/where"], ["no/where", "directory"]),
         (["--serial", "file:no/where"], ["no/where", "directory"]),
     ] {
