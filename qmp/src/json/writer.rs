@@ -82,6 +82,8 @@ fn needs_escape(byte: u8) -> bool {
     !(0x20..0x7F).contains(&byte) || byte == b'"' || byte == b'\\'
 }
 
+const HEX_DIGITS: [u8; 16] = *b"0123456789ABCDEF";
+
 fn escape(c: char, out: &mut Vec<u8>) {
     let short = match c {
         '"' => b'"',
@@ -97,9 +99,11 @@ fn escape(c: char, out: &mut Vec<u8>) {
             } else {
                 c
             };
+            // By hand: a client can ask for tens of millions of them in one reply.
             for unit in c.encode_utf16(&mut [0; 2]) {
-                // Writing to a Vec cannot fail.
-                let _ = write!(out, "\\u{unit:04X}");
+                let digit = |shift: u32| HEX_DIGITS[usize::from(*unit >> shift & 0xF)];
+                out.extend_from_slice(b"\\u");
+                out.extend_from_slice(&[digit(12), digit(8), digit(4), digit(0)]);
             }
             return;
         }

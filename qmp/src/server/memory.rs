@@ -7,8 +7,7 @@
 //! told and its connection closed; nobody else is.
 //!
 //! Together that is 384 MiB at most. Beside it there is one message at a time, of any client, while
-//! it is parsed and executed; it takes a small multiple of its size, which is below
-//! [`MAX_TOKEN_BYTES`](crate::framer::MAX_TOKEN_BYTES).
+//! it is parsed and executed: its values, and a reply that may quote it with six bytes for one.
 
 use crate::backend::CommandError;
 
