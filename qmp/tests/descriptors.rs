@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use aerostat_qmp::{
-    Backend, CommandError, CpuInfo, KvmInfo, Listener, RunState, Server, SocketOptions, events,
+    Backend, BalloonInfo, CommandError, CpuInfo, Listener, MachineInfo, RunState, Server, Sizes,
+    SocketOptions, events,
 };
 use event_manager::{EventManager, SubscriberOps};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -16,15 +17,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 struct Machine;
 
 impl Backend for Machine {
-    fn name(&self) -> Option<String> {
-        None
-    }
-
-    fn kvm(&self) -> KvmInfo {
-        KvmInfo {
-            enabled: true,
-            present: true,
-        }
+    fn info(&self) -> MachineInfo {
+        MachineInfo::default()
     }
 
     fn cpus(&self) -> Vec<CpuInfo> {
@@ -58,6 +52,16 @@ impl Backend for Machine {
     fn balloon_actual(&self) -> Result<u64, CommandError> {
         Err(CommandError::no_balloon())
     }
+
+    fn balloon_sizes(&self) -> Option<Sizes> {
+        None
+    }
+
+    fn balloon(&self) -> Option<BalloonInfo> {
+        None
+    }
+
+    fn set_polling_interval(&mut self, _: u32) {}
 }
 
 #[test]
