@@ -2,54 +2,17 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use aerostat_tiny_guest::Script;
 use common::machine::Machine;
 use common::setup::Setup;
-use serde_json::Value;
+use common::typist::Typist;
 
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn start(script: Script) -> Machine {
     Setup::tiny(script).expect("guest").start().expect("start")
-}
-
-/// A connection on which lines are typed and read as they are.
-struct Typist {
-    stream: UnixStream,
-    lines: BufReader<UnixStream>,
-}
-
-impl Typist {
-    /// Connects and reads the greeting.
-    fn sit_down(machine: &Machine) -> (Self, String) {
-        // Waits for the socket.
-        drop(machine.qmp().expect("connect"));
-        let stream = UnixStream::connect(machine.socket()).expect("connect");
-        stream.set_read_timeout(Some(LIMIT)).expect("time-out");
-        let lines = BufReader::new(stream.try_clone().expect("clone"));
-        let mut typist = Self { stream, lines };
-        let greeting = typist.line();
-        (typist, greeting)
-    }
-
-    fn type_in(&mut self, text: &str) {
-        self.stream.write_all(text.as_bytes()).expect("write");
-    }
-
-    /// The next line with its end; empty when the connection was closed.
-    fn line(&mut self) -> String {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).expect("read");
-        line
-    }
-
-    fn message(&mut self) -> Value {
-        serde_json::from_str(&self.line()).expect("JSON")
-    }
 }
 
 /// The lines of README.md that are to be pasted.
@@ -63,13 +26,13 @@ fn session_of_the_readme() -> String {
 #[test]
 fn session_of_the_readme_works_when_pasted() {
     let mut machine = start(Script::new());
-    let (mut typist, greeting) = Typist::sit_down(&machine);
+    let (mut typist, greeting) = Typist::sit_down(&machine).expect("sit down");
     assert!(
         greeting.starts_with("{\"QMP\": {\"version\": {\"qemu\": "),
         "{greeting}"
     );
 
-    typist.type_in(&session_of_the_readme());
+    typist.type_in(&session_of_the_readme()).expect("type");
 
     let expected = [
         "{\"return\": {}}\r\n",
@@ -83,24 +46,36 @@ fn session_of_the_readme_works_when_pasted() {
         "{\"return\": {}}\r\n",
     ];
     for part in expected {
-        let line = typist.line();
+        let line = typist.line().expect("line");
         assert!(line.contains(part), "{part:?} is not in {line:?}");
     }
-    assert_eq!(typist.line(), "");
+    assert_eq!(typist.line().expect("line"), "");
     machine.wait_success().expect("status 0");
 }
 
 #[test]
 fn each_client_negotiates_for_itself() {
     let machine = start(Script::new());
-    let (mut first, _) = Typist::sit_down(&machine);
-    let (mut second, _) = Typist::sit_down(&machine);
-    first.type_in("{\"execute\": \"qmp_capabilities\"}");
-    assert_eq!(first.line(), "{\"return\": {}}\r\n");
-    second.type_in("{\"execute\": \"query-status\"}");
-    assert_eq!(second.message()["error"]["class"], "CommandNotFound");
-    first.type_in("{\"execute\": \"query-status\"}");
-    assert_eq!(first.message()["return"]["status"], "running");
+    let (mut first, _) = Typist::sit_down(&machine).expect("sit down");
+    let (mut second, _) = Typist::sit_down(&machine).expect("sit down");
+    first
+        .type_in("{\"execute\": \"qmp_capabilities\"}")
+        .expect("type");
+    assert_eq!(first.line().expect("line"), "{\"return\": {}}\r\n");
+    second
+        .type_in("{\"execute\": \"query-status\"}")
+        .expect("type");
+    assert_eq!(
+        second.message().expect("message")["error"]["class"],
+        "CommandNotFound"
+    );
+    first
+        .type_in("{\"execute\": \"query-status\"}")
+        .expect("type");
+    assert_eq!(
+        first.message().expect("message")["return"]["status"],
+        "running"
+    );
 }
 
 #[test]
@@ -118,11 +93,15 @@ fn events_go_to_every_negotiated_client() {
 #[test]
 fn client_that_sends_rubbish_disturbs_nobody() {
     let machine = start(Script::new());
-    let (mut rude, _) = Typist::sit_down(&machine);
-    rude.type_in("GET / HTTP/1.1\r\n\r\n\u{1}\u{2}{]]]\"");
+    let (mut rude, _) = Typist::sit_down(&machine).expect("sit down");
+    rude.type_in("GET / HTTP/1.1\r\n\r\n\u{1}\u{2}{]]]\"")
+        .expect("type");
     let mut polite = machine.qmp().expect("connect");
     assert_eq!(polite.status().expect("status"), "running");
-    assert_eq!(rude.message()["error"]["class"], "GenericError");
+    assert_eq!(
+        rude.message().expect("message")["error"]["class"],
+        "GenericError"
+    );
 }
 
 #[test]

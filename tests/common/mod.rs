@@ -13,6 +13,7 @@ pub mod host;
 pub mod machine;
 pub mod qmp;
 pub mod setup;
+pub mod typist;
 
 use std::fmt;
 use std::io;

@@ -151,6 +151,8 @@ fn serve(options: &Options, started: &Sender<Mmio>) -> Result<(), String> {
     }
     started.send(mmio).map_err(|error| error.to_string())?;
     event_loop.run();
-    server.borrow_mut().finish(std::time::Duration::from_secs(1));
+    server
+        .borrow_mut()
+        .finish(std::time::Duration::from_secs(1));
     Ok(())
 }
