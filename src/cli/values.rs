@@ -5,17 +5,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use aerostat_devices::balloon::BalloonOptions;
+use aerostat_units::{ParseTimeError, parse_time};
 use aerostat_vmm::config::MAX_CPUS;
 
 use crate::console::expectation::ExpectedText;
 
 /// The log has no level above this one.
 pub const MAX_VERBOSITY: u8 = 3;
-/// The longest time-out: no clock overflows with it, and nobody waits longer.
-const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// `humantime` panics where a sum passes 2^64 seconds, which takes more digits than these, even
-/// when they count years.
-const MAX_TIMEOUT_DIGITS: usize = 11;
 
 /// `on` or `off`; also `true` or `false`, as programs write them.
 pub fn switch(text: &str) -> Result<bool, String> {
@@ -45,21 +41,10 @@ fn number(text: &str, least: u8, most: u8) -> Result<u8, String> {
 
 /// A time that can pass: `60s`, `2m`, `1m 30s`, `500ms`; a bare number counts seconds.
 pub fn timeout(text: &str) -> Result<Duration, String> {
-    let is_digit = |c: char| c.is_ascii_digit();
-    let time = if text.chars().filter(|c| is_digit(*c)).count() > MAX_TIMEOUT_DIGITS {
-        Duration::MAX
-    } else if !text.is_empty() && text.chars().all(is_digit) {
-        text.parse().map_or(Duration::MAX, Duration::from_secs)
-    } else {
-        humantime::parse_duration(text).map_err(|error| {
-            format!("{error}; write for example 60s, 2m or 500ms (a bare number counts seconds)")
-        })?
-    };
-    match time {
-        Duration::ZERO => Err("no time at all: leave --timeout out to wait for ever".to_owned()),
-        time if time > MAX_TIMEOUT => Err("too long: at most 365 days".to_owned()),
-        time => Ok(time),
-    }
+    parse_time(text).map_err(|error| match error {
+        ParseTimeError::Zero => format!("{error}: leave --timeout out to wait for ever"),
+        _ => error.to_string(),
+    })
 }
 
 /// The longest name of a machine.
