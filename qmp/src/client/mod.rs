@@ -185,6 +185,19 @@ impl Client {
         self.sender.send(command, arguments, deadline)
     }
 
+    /// Sends a whole request as it is, with an id of its own unless it has one. Returns the id.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::send`].
+    pub fn send_request(
+        &mut self,
+        request: Arguments,
+        deadline: Deadline,
+    ) -> Result<Value, ClientError> {
+        self.sender.send_request(request, deadline)
+    }
+
     /// Waits for one message, which goes to the events or the replies; `false` if none comes until
     /// the deadline.
     ///

@@ -1,0 +1,16 @@
+//! One command of QMP, and what it returns.
+
+use crate::arguments::Request;
+use crate::connect::{Session, print};
+use crate::failure::Failure;
+
+/// Runs the command and prints what it returns.
+///
+/// # Errors
+///
+/// When the machine refuses, or does not answer in time.
+pub fn run(session: &mut Session, request: Request) -> Result<(), Failure> {
+    let Request { command, arguments } = request;
+    let value = session.execute(&command, arguments)?;
+    print(&format!("{value:#}"))
+}
