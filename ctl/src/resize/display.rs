@@ -47,7 +47,7 @@ impl Display {
 
     /// Shows what the guest has.
     pub fn show(&mut self, actual: u64) {
-        let text = format!("{} of {}", amount(actual), amount(self.goal));
+        let text = format!("{}, target {}", amount(actual), amount(self.goal));
         match &mut self.form {
             Form::Bar(bar) => {
                 bar.set_position(travelled(self.start, self.goal, actual));
