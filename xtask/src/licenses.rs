@@ -1,7 +1,7 @@
-//! `cargo xtask licenses`: the licence texts that go with the shipped binary, in one file.
+//! `cargo xtask licenses`: the licence texts that go with the shipped binaries, in one file.
 //!
-//! They are those of the packages that are linked into the binary `aerostat` on x86-64 Linux: its
-//! normal dependencies and theirs, not what builds or tests it.
+//! They are those of the packages that are linked into the binaries `aerostat` and `aerostat-ctl`
+//! on x86-64 Linux: their normal dependencies and theirs, not what builds or tests them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -17,8 +17,8 @@ use crate::workspace::{self, Workspace};
 const FILE: &str = "THIRD-PARTY.md";
 /// Target for which dependencies count.
 const PLATFORM: &str = "x86_64-unknown-linux-gnu";
-/// The shipped package.
-const PACKAGE: &str = "aerostat";
+/// The shipped packages, each with a binary of its name.
+const PACKAGES: [&str; 2] = ["aerostat", "aerostat-ctl"];
 /// Beginnings of the names of files with licence texts and notices, in capitals.
 const TEXT_FILES: &[&str] = &[
     "LICENSE",
@@ -73,21 +73,15 @@ fn document(workspace: &Workspace) -> Result<String> {
         &workspace.root,
         &["--locked", "--filter-platform", PLATFORM],
     )?;
-    let tree = process::output(workspace.cargo().args([
-        "tree",
-        "--locked",
-        "--package",
-        PACKAGE,
-        "--target",
-        PLATFORM,
-        "--prefix",
-        "none",
-        "--edges",
-        "normal,no-proc-macro",
-    ]))?;
-    let dependencies = linked(&tree, &metadata)?;
+    // Each by itself: built together, they would have each other's features.
+    let mut dependencies: BTreeMap<Dependency, Vec<&str>> = BTreeMap::new();
+    for package in PACKAGES {
+        for dependency in linked(&tree(workspace, package)?, &metadata)? {
+            dependencies.entry(dependency).or_default().push(package);
+        }
+    }
     let mut users: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for dependency in &dependencies {
+    for dependency in dependencies.keys() {
         let label = format!("{} {}", dependency.name, dependency.version);
         let mut texts = texts(&dependency.directory)?;
         if texts.is_empty() {
@@ -100,7 +94,23 @@ fn document(workspace: &Workspace) -> Result<String> {
     Ok(render(&dependencies, &users))
 }
 
-/// The packages that are linked into the binary, without those of this workspace.
+/// What `cargo tree` says of a package's normal dependencies, one a line.
+fn tree(workspace: &Workspace, package: &str) -> Result<String> {
+    process::output(workspace.cargo().args([
+        "tree",
+        "--locked",
+        "--package",
+        package,
+        "--target",
+        PLATFORM,
+        "--prefix",
+        "none",
+        "--edges",
+        "normal,no-proc-macro",
+    ]))
+}
+
+/// The packages that are linked into a binary, without those of this workspace.
 ///
 /// `cargo tree` says which they are: it knows the features with which the binary is built, where
 /// `cargo metadata` has those of the whole workspace. That one says where they are.
@@ -171,22 +181,24 @@ fn normalized(text: &str) -> String {
 }
 
 fn render(
-    dependencies: &BTreeSet<Dependency>,
+    dependencies: &BTreeMap<Dependency, Vec<&str>>,
     users: &BTreeMap<String, BTreeSet<String>>,
 ) -> String {
     let mut text = String::from(
         "# Third-party licences\n\n\
-         The binary `aerostat` contains these packages, each under the licence named; their texts \
-         follow.\nWritten by `cargo xtask licenses`.\n\n| package | licence |\n| --- | --- |\n",
+         The binaries contain these packages, each under the licence named; their texts follow.\n\
+         Written by `cargo xtask licenses`.\n\n\
+         | package | licence | binary |\n| --- | --- | --- |\n",
     );
-    for Dependency {
-        name,
-        version,
-        license,
-        ..
-    } in dependencies
-    {
-        text.push_str(&format!("| {name} {version} | {license} |\n"));
+    for (dependency, binaries) in dependencies {
+        let Dependency {
+            name,
+            version,
+            license,
+            ..
+        } = dependency;
+        let binaries = binaries.join(", ");
+        text.push_str(&format!("| {name} {version} | {license} | {binaries} |\n"));
     }
     for (license, packages) in users {
         let packages: Vec<&str> = packages.iter().map(String::as_str).collect();

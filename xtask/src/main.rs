@@ -47,7 +47,7 @@ enum Command {
     },
     /// Measure start-up and footprint beside QEMU
     Bench(bench::Options),
-    /// Write the licences of the shipped binary's dependencies to THIRD-PARTY.md
+    /// Write the licences of the shipped binaries' dependencies to THIRD-PARTY.md
     Licenses,
     /// What the outer machine of the nested set-up runs
     #[command(hide = true)]
