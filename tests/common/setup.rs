@@ -1,8 +1,10 @@
 //! How a machine is to be started: the command line, piece by piece.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 
 use aerostat_tiny_guest::{Script, script_elf};
 
@@ -11,6 +13,8 @@ use super::{Context, Error, Result, host};
 
 /// Environment variable with the binary under test.
 pub const BINARY: &str = "AEROSTAT_BIN";
+/// Environment variable with the binary of `aerostat-ctl` under test.
+pub const CTL_BINARY: &str = "AEROSTAT_CTL_BIN";
 /// Environment variable with the directory of `bzImage`, `vmlinux` and `initramfs`.
 pub const LINUX_DIRECTORY: &str = "AEROSTAT_LINUX_DIR";
 
@@ -218,4 +222,49 @@ pub fn binary_under_test() -> Result<PathBuf> {
         .map(PathBuf::from)
         .or_else(|| option_env!("CARGO_BIN_EXE_aerostat").map(PathBuf::from))
         .ok_or_else(|| Error::NoLinux(format!("{BINARY} does not name a binary")))
+}
+
+/// The `aerostat-ctl` that the environment names, or one that Cargo builds now beside the binary of
+/// these tests: it belongs to another package, and Cargo makes no binaries of those for tests.
+///
+/// # Errors
+///
+/// When it cannot be built.
+pub fn ctl_under_test() -> Result<PathBuf> {
+    static BUILT: Mutex<Option<PathBuf>> = Mutex::new(None);
+    if let Some(named) = std::env::var_os(CTL_BINARY) {
+        return Ok(named.into());
+    }
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(built) = &*built {
+        return Ok(built.clone());
+    }
+    let path = build_ctl()?;
+    *built = Some(path.clone());
+    Ok(path)
+}
+
+fn build_ctl() -> Result<PathBuf> {
+    let missing = || io::Error::other(format!("{CTL_BINARY} does not name it"));
+    // The directory of a profile, in the target directory.
+    let directory = option_env!("CARGO_BIN_EXE_aerostat").and_then(|path| Path::new(path).parent());
+    let target = directory.and_then(Path::parent);
+    let (directory, target) = directory
+        .zip(target)
+        .ok_or_else(missing)
+        .context("find aerostat-ctl")?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .args(["build", "--quiet", "--locked", "--package", "aerostat-ctl"])
+        .arg("--target-dir")
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    if directory.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let status = cargo.status().context("build aerostat-ctl")?;
+    if !status.success() {
+        return Err(io::Error::other(status.to_string())).context("build aerostat-ctl");
+    }
+    Ok(directory.join("aerostat-ctl"))
 }

@@ -7,7 +7,7 @@ mod build;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::harness::setup::{BINARY, LINUX_DIRECTORY};
+use crate::harness::setup::{BINARY, CTL_BINARY, LINUX_DIRECTORY};
 use crate::host::{Host, Way};
 use crate::initramfs::LinuxFiles;
 use crate::job::{Job, Message, TestProgram};
@@ -20,6 +20,11 @@ use crate::{chain, inside, licenses, packages, process};
 const LINUX_TESTS: &[&str] = &["boot", "linux_balloon", "linux_ci", "linux_life"];
 /// Packages whose tests open `/dev/kvm`.
 const KVM_PACKAGES: &[&str] = &["aerostat", "aerostat-vmm"];
+/// Packages whose tests start QEMU.
+const QEMU_PACKAGES: &[&str] = &["aerostat-ctl"];
+/// Binaries of the development profile that tests start, below the target directory.
+const DEBUG_BINARY: &str = "debug/aerostat";
+const DEBUG_CTL: &str = "debug/aerostat-ctl";
 /// Time for all tests of one outer machine; a boot takes some 10 s there.
 const OUTER_LIMIT: Duration = Duration::from_secs(25 * 60);
 /// Where the outer machine has what the Linux tests need.
@@ -48,6 +53,12 @@ pub fn run(names: &[String]) -> Result<()> {
     let mut programs = Vec::new();
     stages.run("Building the tests", || {
         programs = named(build::test_programs(&workspace)?, names)?;
+        // Built with them, but unknown to those of other packages.
+        let ctl = workspace.target.join(DEBUG_CTL);
+        let ctl = (CTL_BINARY.to_owned(), ctl.to_string_lossy().into_owned());
+        for program in &mut programs {
+            program.environment.push(ctl.clone());
+        }
         Ok(())
     });
     let (linux, others): (Vec<_>, Vec<_>) = programs.into_iter().partition(boots_linux);
@@ -143,6 +154,10 @@ fn needs_kvm(program: &TestProgram) -> bool {
 }
 
 fn run_here(programs: &[TestProgram]) -> Result<()> {
+    let starts_qemu = |program: &TestProgram| QEMU_PACKAGES.contains(&program.package.as_str());
+    if programs.iter().any(starts_qemu) {
+        packages::ensure(&[packages::QEMU])?;
+    }
     let failed: Vec<&str> = programs
         .iter()
         .filter(|program| {
@@ -204,10 +219,12 @@ fn run_linux(
                 (OUTER_BINARY.to_owned(), binary),
                 (OUTER_SOCAT.to_owned(), socat),
             ];
-            // Tests know the binary that Cargo built for them by its path.
+            // Tests know the binaries that Cargo built for them by their paths.
             if !others.is_empty() {
-                let debug = workspace.target.join("debug/aerostat");
-                programs.push((debug.to_string_lossy().into_owned(), debug));
+                for name in [DEBUG_BINARY, DEBUG_CTL] {
+                    let debug = workspace.target.join(name);
+                    programs.push((debug.to_string_lossy().into_owned(), debug));
+                }
             }
             let jobs: Vec<_> = others.into_iter().chain(linux).collect();
             run_nested(workspace, &kernel, &guest, jobs, programs)
