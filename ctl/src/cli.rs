@@ -45,7 +45,8 @@ pub enum Command {
     Status(StatusOptions),
     /// Print events as they come, one JSON text a line, until the machine ends
     Events(EventsOptions),
-    /// Type commands, with completion, history and events above the prompt
+    /// Type commands, with completion, history and events above the prompt; --timeout limits each
+    /// reply
     Shell,
     /// A command of QMP: its name, and what follows it.
     #[command(external_subcommand)]

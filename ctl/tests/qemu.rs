@@ -9,8 +9,8 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::terminal::Running;
-use common::{LIMIT, run, run_with_input};
+use common::terminal::{Running, Terminal};
+use common::{LIMIT, ctl, run, run_with_input};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -43,6 +43,15 @@ impl Qemu {
 
     fn socket(&self) -> PathBuf {
         self.directory.path().join("s")
+    }
+
+    /// A shell at its first prompt.
+    fn shell(&self, terminal: &mut Terminal) -> Running {
+        let mut command = ctl(&self.socket(), &["shell"]);
+        command.env("XDG_STATE_HOME", self.directory.path());
+        let running = terminal.start(command);
+        terminal.wait_for("qmp> ");
+        running
     }
 }
 
@@ -119,4 +128,27 @@ fn script_shows_events_and_quits_the_machine() {
     }
     assert_eq!((ended.stderr.as_str(), ended.status), ("", Some(0)));
     assert_eq!(qemu.process.wait(), Some(0));
+}
+
+#[test]
+fn shell_ends_with_the_machine_that_it_quits() {
+    let mut qemu = Qemu::start();
+    let mut terminal = Terminal::new();
+    let mut shell = qemu.shell(&mut terminal);
+    terminal.type_in("query-memory-si\t\r");
+    terminal.wait_for("\"base-memory\": 268435456");
+    terminal.type_in("quit\r");
+    assert_eq!(shell.wait(), Some(0));
+    assert_eq!(qemu.process.wait(), Some(0));
+}
+
+#[test]
+fn shell_says_that_the_machine_has_gone() {
+    let mut qemu = Qemu::start();
+    let mut terminal = Terminal::new();
+    let mut shell = qemu.shell(&mut terminal);
+    qemu.process.0.kill().expect("kill");
+    terminal.wait_for("The server closed the connection: press Enter to leave");
+    terminal.type_in("\r");
+    assert_eq!(shell.wait(), Some(0));
 }

@@ -24,6 +24,7 @@ fn server() -> Fake {
         Some("stop") => vec![event("STOP", &json!({})), reply(request, json!({}))],
         Some("later") => vec![reply(request, json!({})), event("LATER", &json!({}))],
         Some("balloon") => vec![reply(request, request["arguments"].clone())],
+        Some("never") => Vec::new(),
         Some("refuse") => vec![refuse(request, "GenericError", "No")],
         _ => vec![unknown(request)],
     })
@@ -110,4 +111,13 @@ fn script_goes_on_after_a_failure_and_tells_of_it_at_the_end() {
     assert!(lines[1].starts_with("aerostat-ctl: Line 2: \"5x\" is no argument"));
     assert!(ended.stdout.ends_with("{}\n"), "{ended:?}");
     assert_eq!((lines.len(), ended.status), (2, Some(2)));
+}
+
+#[test]
+fn time_out_counts_for_each_reply_of_a_script() {
+    let input = "stop\nnever\n";
+    let ended = run_with_input(&server().socket(), &["shell", "--timeout", "1s"], input);
+    assert!(ended.stdout.ends_with("{}\n"), "{ended:?}");
+    assert_eq!(ended.stderr, "aerostat-ctl: No reply came in time\n");
+    assert_eq!(ended.status, Some(124));
 }

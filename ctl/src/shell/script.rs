@@ -23,13 +23,14 @@ const LAST_EVENTS: Duration = Duration::from_millis(50);
 pub fn run(session: Session, schema: &Schema) -> Result<(), Failure> {
     let Session {
         mut client,
-        deadline,
+        timeout,
         ..
     } = session;
     let mut worst = 0;
     for (number, line) in (1..).zip(io::stdin().lock().lines()) {
         let line = line.map_err(Failure::Input)?;
         print_events(&mut client, Some(Instant::now()))?;
+        let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let failure = match Line::parse(&line) {
             Ok(Line::Exit) => break,
             Ok(Line::Empty) => Ok(()),
