@@ -54,6 +54,12 @@ pub fn assemble(
         .then(|| Server::new(listeners, receiver, machine.clone()))
         .transpose()
         .map_err(resource("QMP"))?;
+    let server = server.map(|mut server| {
+        if let Some(balloon) = &options.balloon {
+            server.set_stall_after(balloon.stall_after);
+        }
+        server
+    });
     Ok(Assembly {
         machine,
         server,
@@ -78,9 +84,11 @@ fn description(options: &Options) -> Description {
         SerialArgument::Stdio => "stdio".to_owned(),
         SerialArgument::File(_) => "file".to_owned(),
     };
+    let balloon = options.balloon.clone();
     Description {
         name: options.name.clone(),
         uuid: options.uuid.clone().unwrap_or(default.uuid),
+        balloon_id: balloon.map(|balloon| balloon.id).unwrap_or_default(),
         consoles: options.serial.iter().map(console).collect(),
     }
 }

@@ -27,9 +27,7 @@ fn obedient() -> Script {
     let script = driver.init(Script::new()).puts("driving\n").echo_serial();
     let script = driver.inflate(script, FIRST_PFN, COUNT, 1, COUNT);
     let script = script.puts("given\n").echo_serial();
-    driver
-        .deflate(script, FIRST_PFN, COUNT, 0)
-        .puts("taken\n")
+    driver.deflate(script, FIRST_PFN, COUNT, 0).puts("taken\n")
 }
 
 fn start(script: Script) -> Machine {

@@ -20,6 +20,8 @@ pub const MEMORY_PAGES: u32 = 4096;
 pub const FREE_PAGE: u32 = 64;
 const QUEUE_SIZE: u16 = 16;
 const RING_STRIDE: u64 = 0x3000;
+/// As many queues as there are rings for.
+const QUEUES: usize = 4;
 /// Where page numbers are put: 48 pages in front of the free ones.
 pub const BUFFER: u64 = 0x1_0000;
 
@@ -31,19 +33,23 @@ pub struct TestDriver {
     pub interrupt: Arc<MmioInterrupt>,
     /// What the device reported as `actual`.
     pub reported: Arc<Mutex<Vec<u32>>>,
-    submitted: [u16; 2],
+    submitted: [u16; QUEUES],
 }
 
 impl TestDriver {
     /// A device in reset.
     pub fn new() -> Self {
+        Self::with(BalloonOptions::default())
+    }
+
+    /// A device in reset that offers what is chosen.
+    pub fn with(options: BalloonOptions) -> Self {
         let bytes = usize::try_from(u64::from(MEMORY_PAGES) * PAGE_SIZE).unwrap();
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), bytes)]).unwrap();
         let interrupt = Arc::new(MmioInterrupt::new(InterruptLine::new().unwrap()));
         let reported = Arc::new(Mutex::new(Vec::new()));
         let log = reported.clone();
         let sink = Box::new(move |pages| log.lock().unwrap().push(pages));
-        let options = BalloonOptions::default();
         let balloon =
             Arc::new(Balloon::new(options, memory.clone(), interrupt.clone(), sink).unwrap());
         let transport = MmioTransport::new(balloon.clone(), memory.clone(), interrupt.clone());
@@ -53,7 +59,7 @@ impl TestDriver {
             memory,
             interrupt,
             reported,
-            submitted: [0; 2],
+            submitted: [0; QUEUES],
         }
     }
 
@@ -74,13 +80,15 @@ impl TestDriver {
         u32::from_le_bytes(data)
     }
 
-    /// From reset to FEATURES_OK.
-    pub fn negotiate(&mut self) {
-        self.submitted = [0; 2];
+    /// From reset to FEATURES_OK with the first 32 features that are wanted.
+    pub fn negotiate(&mut self, features: u32) {
+        self.submitted = [0; QUEUES];
         for (register, value) in [
             (STATUS, 0),
             (STATUS, 1),
             (STATUS, 3),
+            (0x24, 0),
+            (0x20, features),
             (0x24, 1),
             (0x20, 1),
             (STATUS, 11),
@@ -108,10 +116,15 @@ impl TestDriver {
         }
     }
 
-    /// From reset to DRIVER_OK with both queues, their rings cleared.
+    /// From reset to DRIVER_OK with inflate and deflate queue, their rings cleared.
     pub fn start(&mut self) {
-        self.negotiate();
-        for queue in 0..2 {
+        self.start_with(0, 2);
+    }
+
+    /// The same with features and the number of queues that follows from them.
+    pub fn start_with(&mut self, features: u32, queues: u32) {
+        self.negotiate(features);
+        for queue in 0..queues {
             let rings = Self::rings(usize::try_from(queue).unwrap());
             self.memory
                 .write_slice(&[0; 0x3000], GuestAddress(rings))

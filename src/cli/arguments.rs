@@ -9,9 +9,10 @@ use aerostat_vmm::units::MemorySize;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser};
 
+use super::balloon::BalloonArgument;
 use super::options::{ErrorPolicy, PanicPolicy, TermPolicy};
 use super::socket::SocketArgument;
-use super::values::{self, BalloonArgument, SerialValue};
+use super::values::{self, SerialValue};
 
 /// The subcommand that checks a configuration.
 pub const CHECK: &str = "check";
@@ -107,7 +108,10 @@ pub struct Arguments {
     pub mem: Option<MemorySize>,
 
     /// Memory balloon: off, on, or options: deflate-on-oom=on|off lets a guest that is short of
-    /// memory take pages back (default off)
+    /// memory take pages back (default off); free-page-reporting=on|off lets it give back what it
+    /// does not use (off); page-poison=on|off lets it say what it fills free pages with (on);
+    /// id=NAME names it to QMP (balloon0); stall-after=TIME is how long it may make no progress
+    /// before it counts as stalled (5s)
     #[arg(
         long,
         value_name = "off|KEY=VALUE,…",

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use clap::{Arg, ArgAction};
 use toml::de::DeValue;
 
+use super::balloon::BalloonArgument;
 use super::socket::{SocketArgument, SocketText};
-use super::values::{BalloonArgument, SerialValue};
+use super::values::SerialValue;
 
 /// A kind of values.
 #[derive(Clone, Debug, PartialEq, Eq)]

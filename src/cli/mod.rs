@@ -5,6 +5,7 @@
 //! options that the command line has too. Everything after that sees one list of arguments.
 
 mod arguments;
+mod balloon;
 mod entries;
 mod file;
 mod kind;

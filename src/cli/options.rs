@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aerostat_devices::balloon::BalloonOptions;
 use aerostat_vmm::MachineConfig;
 use aerostat_vmm::units::MemorySize;
 use clap::ValueEnum;
 
 use super::arguments::Arguments;
+use super::balloon::BalloonSettings;
 use super::socket::SocketArgument;
 use super::values::{MAX_VERBOSITY, SerialArgument, SerialValue};
 
@@ -57,7 +57,7 @@ pub struct Options {
     /// Guest memory.
     pub mem: MemorySize,
     /// The balloon, if there is to be one.
-    pub balloon: Option<BalloonOptions>,
+    pub balloon: Option<BalloonSettings>,
     /// What the machine is called: 1 to 255 bytes without control characters.
     pub name: Option<String>,
     /// Its UUID, in canonical form and lower case.
@@ -136,7 +136,7 @@ impl Options {
             cmdline: self.cmdline.clone(),
             cpus: self.cpus,
             memory: self.mem,
-            balloon: self.balloon,
+            balloon: self.balloon.as_ref().map(|balloon| balloon.device),
             debug_exit: self.debug_exit,
         }
     }

@@ -6,6 +6,7 @@ use std::fs;
 use tempfile::TempDir;
 
 use super::arguments::{file_options, key};
+use super::balloon::BalloonSettings;
 use super::kind::{Kind, repeats};
 use super::options::{ErrorPolicy, PanicPolicy, TermPolicy};
 use super::*;
@@ -78,7 +79,7 @@ fn needed_arguments_make_a_machine_with_the_defaults() {
         cmdline: aerostat_vmm::config::DEFAULT_CMDLINE.to_owned(),
         cpus: 1,
         mem: "2G".parse().unwrap(),
-        balloon: Some(aerostat_devices::balloon::BalloonOptions::default()),
+        balloon: Some(BalloonSettings::default()),
         name: None,
         uuid: None,
         qmp: vec![SocketArgument::parse("/q".into()).unwrap()],

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use aerostat_devices::balloon::BalloonOptions;
 use aerostat_units::{ParseTimeError, parse_time};
 use aerostat_vmm::config::MAX_CPUS;
 
@@ -110,51 +109,6 @@ impl FromStr for SerialValue {
             (_, Some(path)) => Ok(Self(Some(SerialArgument::File(path.into())))),
             _ => Err("write stdio, off or file:PATH".to_owned()),
         }
-    }
-}
-
-/// Sets one of the balloon's options.
-type BalloonSetter = fn(&mut BalloonOptions, bool);
-
-/// The balloon's options by their names; each is on or off.
-const BALLOON_OPTIONS: [(&str, BalloonSetter); 1] =
-    [("deflate-on-oom", |options, on| options.deflate_on_oom = on)];
-
-/// `off`, `on`, or options.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BalloonArgument(pub Option<BalloonOptions>);
-
-impl BalloonArgument {
-    /// The names of the options.
-    pub fn keys() -> impl Iterator<Item = &'static str> {
-        BALLOON_OPTIONS.iter().map(|(key, _)| *key)
-    }
-}
-
-impl FromStr for BalloonArgument {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match switch(text) {
-            Ok(false) => return Ok(Self(None)),
-            Ok(true) => return Ok(Self(Some(BalloonOptions::default()))),
-            Err(_) => {}
-        }
-        let mut options = BalloonOptions::default();
-        for option in text.split(',') {
-            let (key, value) = option.split_once('=').unwrap_or((option, ""));
-            let known = BALLOON_OPTIONS.iter().find(|(known, _)| *known == key);
-            let Some((_, set)) = known else {
-                let known: Vec<_> = Self::keys().map(|key| format!("{key}=on|off")).collect();
-                let known = known.join(", ");
-                return Err(format!("{option:?} is no option: write off, on or {known}"));
-            };
-            set(
-                &mut options,
-                switch(value).map_err(|error| format!("{option:?}: {error}"))?,
-            );
-        }
-        Ok(Self(Some(options)))
     }
 }
 
@@ -268,24 +222,5 @@ mod tests {
             let refusal = serial(text).unwrap_err();
             assert!(refusal.contains("stdio, off or file:PATH"), "{text}");
         }
-    }
-
-    #[test]
-    fn balloon_options_are_taken() {
-        let balloon = |text: &str| text.parse().map(|BalloonArgument(options)| options);
-        let with = |deflate_on_oom| Ok(Some(BalloonOptions { deflate_on_oom }));
-        assert_eq!(balloon("off"), Ok(None));
-        assert_eq!(balloon("on"), with(false));
-        assert_eq!(balloon("deflate-on-oom=on"), with(true));
-        assert_eq!(balloon("deflate-on-oom=on,deflate-on-oom=off"), with(false));
-    }
-
-    #[test]
-    fn wrong_balloon_options_are_named() {
-        let refusal = |text: &str| text.parse::<BalloonArgument>().unwrap_err();
-        assert!(refusal("size=3").contains("\"size=3\" is no option"));
-        assert!(refusal("").contains("deflate-on-oom=on|off"));
-        assert!(refusal("deflate-on-oom=maybe").contains("the value is on or off"));
-        assert!(refusal("deflate-on-oom").contains("the value is on or off"));
     }
 }

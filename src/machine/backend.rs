@@ -1,10 +1,10 @@
 //! What QMP's commands ask of the machine.
 
 use aerostat_devices::PAGE_SIZE;
-use aerostat_devices::balloon::Balloon;
+use aerostat_devices::balloon::{Balloon, Statistics, feature_names};
 use aerostat_qmp::{
-    Backend, BalloonInfo, CommandError, CpuInfo, Event, KvmInfo, MachineInfo, RunState,
-    ShutdownCause, Sizes,
+    Backend, BalloonInfo, CommandError, CpuInfo, Event, GuestStatistics, KvmInfo, MachineInfo,
+    RunState, ShutdownCause, Sizes,
 };
 use aerostat_vmm::RunState as VmState;
 use aerostat_vmm::config::MAX_CPUS;
@@ -18,6 +18,7 @@ impl Backend for MachineHandle {
         let Description {
             name,
             uuid,
+            balloon_id: _,
             consoles,
         } = life.description.clone();
         MachineInfo {
@@ -106,15 +107,29 @@ impl Backend for MachineHandle {
     fn balloon(&self) -> Option<BalloonInfo> {
         let life = self.0.borrow();
         let balloon = life.machine.balloon()?;
+        let Statistics {
+            values,
+            last_update,
+        } = balloon.statistics();
         Some(BalloonInfo {
-            id: "balloon0".to_owned(),
+            id: life.description.balloon_id.clone(),
             asked_pages: balloon.target_pages(),
-            released_bytes: balloon.released_pages() * PAGE_SIZE,
-            ..BalloonInfo::default()
+            released_bytes: balloon.released_pages().saturating_mul(PAGE_SIZE),
+            offered: feature_names(balloon.offered_features()),
+            driver: balloon.negotiated_features().map(feature_names),
+            polling_interval: balloon.polling_interval(),
+            statistics: GuestStatistics {
+                values,
+                last_update,
+            },
         })
     }
 
-    fn set_polling_interval(&mut self, _: u32) {}
+    fn set_polling_interval(&mut self, seconds: u32) {
+        if let Some(balloon) = self.0.borrow().machine.balloon() {
+            balloon.set_polling_interval(seconds);
+        }
+    }
 }
 
 /// The balloon's size that leaves `guest_bytes` to the guest, which thus gets its wish rounded

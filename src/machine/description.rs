@@ -7,6 +7,8 @@ pub struct Description {
     pub name: Option<String>,
     /// Its UUID: 8-4-4-4-12 hexadecimal digits, in lower case.
     pub uuid: String,
+    /// The id of its balloon.
+    pub balloon_id: String,
     /// Where its serial port's output goes, in QEMU's words.
     pub consoles: Vec<String>,
 }
@@ -22,6 +24,7 @@ impl Default for Description {
         Self {
             name: None,
             uuid: Self::NO_UUID.to_owned(),
+            balloon_id: String::new(),
             consoles: Vec::new(),
         }
     }

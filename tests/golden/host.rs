@@ -115,7 +115,7 @@ fn options(vm: &Value, files: &TempDir) -> Result<Options, String> {
         let id = vm["balloon_id"].as_str().unwrap_or("balloon0");
         let properties = vm["balloon_props"].as_str().unwrap_or_default();
         // As in QEMU unless the case says otherwise.
-        format!("--balloon=deflate-on-oom=off{properties}")
+        format!("--balloon=id={id}{properties}")
     } else {
         "--balloon=off".to_owned()
     };

@@ -154,6 +154,9 @@ impl Machine {
             self.events.rearm();
         }
         self.restore_clock();
+        if let Some(balloon) = self.balloon() {
+            balloon.resume();
+        }
         self.vcpus.iter().for_each(VcpuThread::run);
         Ok(true)
     }
@@ -189,6 +192,9 @@ impl Machine {
             self.park()?;
             log::debug!("All vCPUs left the guest within {:?}", begun.elapsed());
             self.keep_clock();
+            if let Some(balloon) = self.balloon() {
+                balloon.stop();
+            }
         }
         self.state = after;
         Ok(before == RunState::Running)

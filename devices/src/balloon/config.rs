@@ -5,19 +5,55 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 /// Bytes in the configuration space without optional features: `num_pages` and `actual`.
-const SIZE: usize = 8;
+const BASE_SIZE: usize = 8;
+/// Bytes in it with all features: `free_page_hint_cmd_id`, which is 0 as hinting is not offered,
+/// and `poison_val` come behind.
+const FULL_SIZE: usize = 16;
 /// Where `actual` stands.
 const ACTUAL_OFFSET: u64 = 4;
+/// Where `poison_val` stands.
+const POISON_OFFSET: u64 = 12;
 
 /// What host and guest tell each other.
 #[derive(Debug, Default)]
 pub(super) struct BalloonConfig {
     num_pages: AtomicU32,
     actual: AtomicU32,
+    poison: AtomicU32,
+    /// Whether `poison_val` is there.
+    has_poison: bool,
     generation: AtomicU32,
 }
 
+/// What a write has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// `actual`, to another value than before.
+    Actual,
+    /// Nothing that anybody has to be told.
+    Nothing,
+}
+
 impl BalloonConfig {
+    /// An empty balloon's; `has_poison` tells whether the guest can say what it fills free pages
+    /// with.
+    pub(super) fn new(has_poison: bool) -> Self {
+        Self {
+            has_poison,
+            ..Self::default()
+        }
+    }
+
+    /// What the guest fills free pages with, if it has said so.
+    pub(super) fn poison(&self) -> u32 {
+        self.poison.load(Ordering::Acquire)
+    }
+
+    /// Forgets what the driver said of its pages. Target and `actual` outlive drivers.
+    pub(super) fn reset(&self) {
+        self.poison.store(0, Ordering::Release);
+    }
+
     /// Pages the host wants in the balloon.
     pub(super) fn target_pages(&self) -> u32 {
         self.num_pages.load(Ordering::Acquire)
@@ -40,25 +76,40 @@ impl BalloonConfig {
 
     /// Fills `data` with what stands from `offset`; bytes past the end stay as they are.
     pub(super) fn read(&self, offset: u64, data: &mut [u8]) {
-        let mut space = [0; SIZE];
+        let mut space = [0; FULL_SIZE];
         space[..4].copy_from_slice(&self.target_pages().to_le_bytes());
-        space[4..].copy_from_slice(&self.actual_pages().to_le_bytes());
-        let offset = usize::try_from(offset).unwrap_or(SIZE).min(SIZE);
-        for (to, from) in data.iter_mut().zip(&space[offset..]) {
+        space[4..8].copy_from_slice(&self.actual_pages().to_le_bytes());
+        space[12..].copy_from_slice(&self.poison().to_le_bytes());
+        let size = if self.has_poison {
+            FULL_SIZE
+        } else {
+            BASE_SIZE
+        };
+        let offset = usize::try_from(offset).unwrap_or(size).min(size);
+        for (to, from) in data.iter_mut().zip(&space[offset..size]) {
             *to = *from;
         }
     }
 
-    /// Takes a driver's write of `actual`, all four bytes at once; `Ok` says whether the value
-    /// is another one than before.
+    /// Takes a driver's write of `actual` or `poison_val`, all four bytes at once.
     ///
     /// # Errors
     /// Any other write: nothing else in the space is the driver's.
-    pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<bool, ReadOnly> {
+    pub(super) fn write(&self, offset: u64, data: &[u8]) -> Result<Change, ReadOnly> {
         match (offset, <[u8; 4]>::try_from(data)) {
             (ACTUAL_OFFSET, Ok(bytes)) => {
                 let pages = u32::from_le_bytes(bytes);
-                Ok(self.actual.swap(pages, Ordering::AcqRel) != pages)
+                let changed = self.actual.swap(pages, Ordering::AcqRel) != pages;
+                Ok(if changed {
+                    Change::Actual
+                } else {
+                    Change::Nothing
+                })
+            }
+            (POISON_OFFSET, Ok(bytes)) if self.has_poison => {
+                self.poison
+                    .store(u32::from_le_bytes(bytes), Ordering::Release);
+                Ok(Change::Nothing)
             }
             _ => Err(ReadOnly),
         }
@@ -97,8 +148,8 @@ mod tests {
     #[test]
     fn writing_actual_says_whether_it_changed() {
         let config = BalloonConfig::default();
-        assert_eq!(config.write(4, &[5, 0, 0, 0]), Ok(true));
-        assert_eq!(config.write(4, &[5, 0, 0, 0]), Ok(false));
+        assert_eq!(config.write(4, &[5, 0, 0, 0]), Ok(Change::Actual));
+        assert_eq!(config.write(4, &[5, 0, 0, 0]), Ok(Change::Nothing));
         assert_eq!(config.actual_pages(), 5);
     }
 
@@ -109,6 +160,20 @@ mod tests {
             assert_eq!(config.write(offset, &[0xff; 8][..length]), Err(ReadOnly));
         }
         assert_eq!((config.target_pages(), config.actual_pages()), (0, 0));
+    }
+
+    #[test]
+    fn poison_is_there_only_when_it_is_offered_and_forgotten_by_a_reset() {
+        let without = BalloonConfig::new(false);
+        assert_eq!(without.write(12, &[1, 2, 3, 4]), Err(ReadOnly));
+        let config = BalloonConfig::new(true);
+        assert_eq!(config.write(12, &[1, 2, 3, 4]), Ok(Change::Nothing));
+        assert_eq!(config.write(8, &[1, 2, 3, 4]), Err(ReadOnly));
+        let mut data = [7; 9];
+        config.read(8, &mut data);
+        assert_eq!(data, [0, 0, 0, 0, 1, 2, 3, 4, 7]);
+        config.reset();
+        assert_eq!(config.poison(), 0);
     }
 
     #[test]

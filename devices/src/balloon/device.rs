@@ -2,23 +2,23 @@
 //!
 //! The control thread sets targets and reads sizes through atomics; vCPU threads access
 //! configuration space and activate or reset; the device thread serves the queues under the one
-//! lock, which is held for a bounded batch of buffers.
+//! lock of the queues, which is held for a bounded batch of buffers.
 
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
-use super::config::BalloonConfig;
-use super::request::read_pages;
-use super::runs::runs;
-use super::{
-    DEVICE_ID, F_DEFLATE_ON_OOM, INFLATE_QUEUE, MAX_BATCH_PAGES, MAX_BATCHES, QUEUE_COUNT,
-    QUEUE_SIZE,
-};
+use super::config::{BalloonConfig, Change};
+use super::features::{BalloonOptions, F_PAGE_POISON, Role, roles};
+use super::polling::Polling;
+use super::request::{read_free_memory, read_pages, read_statistics};
+use super::runs::{PageRun, runs};
+use super::statistics::Statistics;
+use super::{DEVICE_ID, MAX_BATCH_PAGES, MAX_BATCH_REPORTS, MAX_BATCHES, MAX_QUEUES, QUEUE_SIZE};
 use crate::fault_log::FaultLog;
 use crate::memory::release_run;
 use crate::virtio::{MmioInterrupt, VirtioDevice};
@@ -28,11 +28,12 @@ use crate::{GuestMemory, PageRelease, Pfn};
 /// Runs on a vCPU thread; must not block.
 pub type BalloonSink = Box<dyn Fn(u32) + Send + Sync>;
 
-/// What a user can choose about the balloon.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BalloonOptions {
-    /// Offer VIRTIO_BALLOON_F_DEFLATE_ON_OOM.
-    pub deflate_on_oom: bool,
+/// A queue of a driver, and what it is for.
+struct RoleQueue {
+    role: Role,
+    queue: Queue,
+    /// The statistics buffer that the device keeps until it wants to know more (§5.5.6.3).
+    held: Option<u16>,
 }
 
 /// The memory balloon of a machine.
@@ -41,10 +42,17 @@ pub struct Balloon {
     memory: GuestMemory,
     config: BalloonConfig,
     interrupt: Arc<MmioInterrupt>,
-    kicks: [EventFd; QUEUE_COUNT],
-    /// The queues of a driver that has set DRIVER_OK.
-    active: Mutex<Option<Vec<Queue>>>,
+    kicks: Vec<EventFd>,
+    /// The queues of a driver that has set DRIVER_OK, in their order; none without a driver.
+    active: Mutex<Vec<RoleQueue>>,
+    /// The features that this driver uses, and VIRTIO_F_VERSION_1 among them; 0 without a driver.
+    negotiated: AtomicU64,
     released_pages: AtomicU64,
+    /// Somebody wants to know the statistics.
+    ask: EventFd,
+    polling: Polling,
+    /// Never held while anything else is done.
+    statistics: Mutex<Statistics>,
     sink: BalloonSink,
     faults: FaultLog,
 }
@@ -68,14 +76,20 @@ impl Balloon {
         interrupt: Arc<MmioInterrupt>,
         sink: BalloonSink,
     ) -> io::Result<Self> {
+        let queues = roles(options.features());
+        let kicks: io::Result<_> = queues.map(|_| EventFd::new(EFD_NONBLOCK)).collect();
         Ok(Self {
             options,
             memory,
-            config: BalloonConfig::default(),
+            config: BalloonConfig::new(options.page_poison),
             interrupt,
-            kicks: [EventFd::new(EFD_NONBLOCK)?, EventFd::new(EFD_NONBLOCK)?],
-            active: Mutex::new(None),
+            kicks: kicks?,
+            active: Mutex::default(),
+            negotiated: AtomicU64::new(0),
             released_pages: AtomicU64::new(0),
+            ask: EventFd::new(EFD_NONBLOCK)?,
+            polling: Polling::new()?,
+            statistics: Mutex::default(),
             sink,
             faults: FaultLog::new("balloon"),
         })
@@ -113,13 +127,80 @@ impl Balloon {
         self.released_pages.load(Ordering::Relaxed)
     }
 
+    /// The features on offer.
+    #[must_use]
+    pub fn offered_features(&self) -> u64 {
+        self.options.features()
+    }
+
+    /// The features that the guest's driver uses; `None` while there is no driver.
+    #[must_use]
+    pub fn negotiated_features(&self) -> Option<u64> {
+        let features = self.negotiated.load(Ordering::Acquire);
+        (features != 0).then_some(features)
+    }
+
+    /// What the guest said of its memory last.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        *self.lock_statistics()
+    }
+
+    /// How often the guest is asked for its statistics, in seconds; 0 for never.
+    #[must_use]
+    pub fn polling_interval(&self) -> u32 {
+        self.polling.interval()
+    }
+
+    /// Chooses how often the guest is asked for its statistics: at once, and then each time when
+    /// so many seconds have passed since its answer. With 0 it is not asked any more, and what it
+    /// said last stays.
+    pub fn set_polling_interval(&self, seconds: u32) {
+        self.polling.set_interval(seconds);
+        if seconds > 0 {
+            self.request_statistics();
+        }
+    }
+
+    /// Has the guest asked for its statistics now.
+    pub fn request_statistics(&self) {
+        let _ = self.ask.write(1);
+    }
+
+    /// Lets the time between two polls stand still, as the machine stops.
+    pub fn stop(&self) {
+        self.polling.stop();
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) {
+        self.polling.resume();
+    }
+
+    pub(super) fn ask(&self) -> &EventFd {
+        &self.ask
+    }
+
+    pub(super) fn polling(&self) -> &Polling {
+        &self.polling
+    }
+
+    fn lock_active(&self) -> MutexGuard<'_, Vec<RoleQueue>> {
+        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_statistics(&self) -> MutexGuard<'_, Statistics> {
+        let lock = self.statistics.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Serves a queue until it is empty, or for so long that others must have their turn.
     /// Runs on the device thread.
     pub(crate) fn serve(&self, queue: usize) {
         let mut pages = Vec::new();
         for _ in 0..MAX_BATCHES {
             pages.clear();
-            if !self.serve_batch(queue, &mut pages) {
+            if !self.with_queue(queue, |queue| self.take_batch(queue, &mut pages)) {
                 return;
             }
         }
@@ -128,21 +209,40 @@ impl Balloon {
         }
     }
 
-    /// Takes buffers of up to [`MAX_BATCH_PAGES`] pages, releases their pages, and returns them;
-    /// whether more may be waiting.
+    /// Asks the guest for its statistics by giving its buffer back, if it has left one. If not,
+    /// the buffer that comes next is the answer. Runs on the device thread.
+    pub(super) fn ask_guest(&self) {
+        let is_for_statistics = |queue: &RoleQueue| queue.role == Role::Statistics;
+        let index = self.lock_active().iter().position(is_for_statistics);
+        if let Some(index) = index {
+            self.with_queue(index, |queue| {
+                let Some(head) = queue.held.take() else {
+                    return Ok(0);
+                };
+                queue.queue.add_used(&self.memory, head, 0)?;
+                Ok(1)
+            });
+        }
+    }
+
+    /// Does something with a queue of the driver; whether that has returned buffers.
     ///
     /// A reset waits for the lock, so a driver that comes after it cannot have a page in use
-    /// that this batch is about to drop.
-    fn serve_batch(&self, index: usize, pages: &mut Vec<Pfn>) -> bool {
-        let mut active = self.active.lock().unwrap_or_else(PoisonError::into_inner);
-        let queues = active.as_mut().and_then(|queues| queues.get_mut(index));
-        let Some(queue) = queues.filter(|queue| queue.ready()) else {
+    /// that is about to be dropped.
+    fn with_queue(
+        &self,
+        index: usize,
+        act: impl FnOnce(&mut RoleQueue) -> Result<usize, virtio_queue::Error>,
+    ) -> bool {
+        let mut active = self.lock_active();
+        let queue = active.get_mut(index);
+        let Some(queue) = queue.filter(|queue| queue.queue.ready()) else {
             return false;
         };
-        match self.take_batch(queue, index, pages) {
+        match act(queue) {
             Ok(0) => false,
             Ok(_) => {
-                match queue.needs_notification(&self.memory) {
+                match queue.queue.needs_notification(&self.memory) {
                     Ok(false) => {}
                     Ok(true) | Err(_) => self.interrupt.used_buffer(),
                 }
@@ -151,18 +251,30 @@ impl Balloon {
             Err(error) => {
                 self.faults
                     .record(|| format!("queue {index} is broken: {error}"));
-                *active = None;
+                active.clear();
                 self.interrupt.needs_reset();
                 false
             }
         }
     }
 
-    /// One batch of `queue`; how many buffers it had.
+    /// Takes buffers of up to [`MAX_BATCH_PAGES`] pages and does what they ask for; how many have
+    /// been returned.
     fn take_batch(
         &self,
-        queue: &mut Queue,
-        index: usize,
+        queue: &mut RoleQueue,
+        pages: &mut Vec<Pfn>,
+    ) -> Result<usize, virtio_queue::Error> {
+        match queue.role {
+            Role::Inflate | Role::Deflate => self.take_pages(queue, pages),
+            Role::Statistics => self.take_statistics(queue),
+            Role::Reporting => self.take_reports(&mut queue.queue),
+        }
+    }
+
+    fn take_pages(
+        &self,
+        RoleQueue { role, queue, .. }: &mut RoleQueue,
         pages: &mut Vec<Pfn>,
     ) -> Result<usize, virtio_queue::Error> {
         let mut heads = Vec::new();
@@ -176,19 +288,62 @@ impl Balloon {
             }
         }
         // Pages that leave the balloon need nothing: the guest finds their memory by touching it.
-        if index == INFLATE_QUEUE {
-            self.release(pages);
+        if *role == Role::Inflate {
+            self.release(runs(pages));
         }
-        for &head in &heads {
-            // The device writes nothing into a buffer: used length 0.
+        self.return_all(queue, &heads)
+    }
+
+    /// Takes buffers of statistics and keeps the last; those before it go back.
+    fn take_statistics(
+        &self,
+        RoleQueue { queue, held, .. }: &mut RoleQueue,
+    ) -> Result<usize, virtio_queue::Error> {
+        let mut heads = Vec::new();
+        for chain in queue.iter(&self.memory)?.take(QUEUE_SIZE.into()) {
+            heads.extend(held.replace(chain.head_index()));
+            let mut bytes = Vec::new();
+            if let Err(fault) = read_statistics(chain, &self.memory, &mut bytes) {
+                self.faults.record(|| fault.to_string());
+            }
+            *self.lock_statistics() = Statistics::from_bytes(&bytes);
+            self.polling.begin();
+        }
+        self.return_all(queue, &heads)
+    }
+
+    /// Takes reports of free memory, and releases it unless the guest counts on its contents.
+    fn take_reports(&self, queue: &mut Queue) -> Result<usize, virtio_queue::Error> {
+        let mut heads = Vec::new();
+        let mut runs: Vec<PageRun> = Vec::new();
+        for chain in queue.iter(&self.memory)? {
+            heads.push(chain.head_index());
+            if let Err(fault) = read_free_memory(chain, &mut runs) {
+                self.faults.record(|| fault.to_string());
+            }
+            if runs.len() >= MAX_BATCH_REPORTS {
+                break;
+            }
+        }
+        // §5.5.6.7: a page that comes back holds zeroes, which must be what the guest expects.
+        let poisons = self.negotiated.load(Ordering::Acquire) & F_PAGE_POISON != 0;
+        if !poisons || self.config.poison() == 0 {
+            self.release(runs.into_iter());
+        }
+        self.return_all(queue, &heads)
+    }
+
+    /// Returns buffers, into which the device writes nothing: used length 0.
+    fn return_all(&self, queue: &mut Queue, heads: &[u16]) -> Result<usize, virtio_queue::Error> {
+        for &head in heads {
             queue.add_used(&self.memory, head, 0)?;
         }
         Ok(heads.len())
     }
 
-    fn release(&self, pages: &mut Vec<Pfn>) {
+    fn release(&self, runs: impl Iterator<Item = PageRun>) {
         let mut total = PageRelease::default();
-        for run in runs(pages) {
+        for run in runs {
             total.add(release_run(&self.memory, run.first, run.count));
         }
         self.released_pages
@@ -207,15 +362,11 @@ impl VirtioDevice for Balloon {
     }
 
     fn features(&self) -> u64 {
-        if self.options.deflate_on_oom {
-            F_DEFLATE_ON_OOM
-        } else {
-            0
-        }
+        self.options.features()
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
-        &[QUEUE_SIZE; QUEUE_COUNT]
+        &[QUEUE_SIZE; MAX_QUEUES][..self.kicks.len()]
     }
 
     fn config_generation(&self) -> u32 {
@@ -228,8 +379,8 @@ impl VirtioDevice for Balloon {
 
     fn write_config(&self, offset: u64, data: &[u8]) {
         match self.config.write(offset, data) {
-            Ok(true) => (self.sink)(self.config.actual_pages()),
-            Ok(false) => {}
+            Ok(Change::Actual) => (self.sink)(self.config.actual_pages()),
+            Ok(Change::Nothing) => {}
             Err(_) => self.faults.record(|| {
                 format!(
                     "{} bytes written to the configuration at {offset:#x}",
@@ -241,16 +392,27 @@ impl VirtioDevice for Balloon {
 
     fn activate(&self, features: u64, queues: Vec<Queue>) {
         log::info!("Balloon: a driver is ready, features {features:#x}");
-        *self.active.lock().unwrap_or_else(PoisonError::into_inner) = Some(queues);
+        let queues = roles(features).zip(queues).map(|(role, queue)| RoleQueue {
+            role,
+            queue,
+            held: None,
+        });
+        *self.lock_active() = queues.collect();
+        self.negotiated.store(features, Ordering::Release);
         // A driver may have filled a queue before DRIVER_OK, when its kick went unheard.
         for kick in &self.kicks {
             let _ = kick.write(1);
         }
     }
 
-    /// Target and actual outlive a reset, as in QEMU; a new driver starts from them.
+    /// Target, `actual` and the interval of polling outlive a reset, as in QEMU; a new driver
+    /// starts from them. What the guest said of its memory does not.
     fn reset(&self) {
-        *self.active.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.lock_active().clear();
+        self.negotiated.store(0, Ordering::Release);
+        self.config.reset();
+        self.polling.end();
+        *self.lock_statistics() = Statistics::default();
     }
 }
 

@@ -1,12 +1,17 @@
 //! The balloon on the device thread: only what the event loop calls.
 
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use super::Balloon;
 
-/// Serves the balloon's queues when the guest kicks them.
+/// What an event is about: a queue, by its index, or one of these.
+const ASK: u32 = u32::MAX;
+const TIMER: u32 = ASK - 1;
+
+/// Serves the balloon's queues when the guest kicks them, and asks for its statistics.
 #[derive(Debug)]
 pub struct BalloonEvents(Arc<Balloon>);
 
@@ -20,17 +25,38 @@ impl BalloonEvents {
 
 impl MutEventSubscriber for BalloonEvents {
     fn process(&mut self, events: Events, _ops: &mut EventOps<'_>) {
-        let queue = usize::try_from(events.data()).unwrap_or(usize::MAX);
-        if let Some(kick) = self.0.kicks().get(queue) {
-            let _ = kick.read();
-            self.0.serve(queue);
+        let balloon = &self.0;
+        match events.data() {
+            ASK => {
+                let _ = balloon.ask().read();
+                balloon.ask_guest();
+            }
+            TIMER => {
+                if balloon.polling().has_called() {
+                    balloon.ask_guest();
+                }
+            }
+            queue => {
+                let queue = usize::try_from(queue).unwrap_or(usize::MAX);
+                if let Some(kick) = balloon.kicks().get(queue) {
+                    let _ = kick.read();
+                    balloon.serve(queue);
+                }
+            }
         }
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
-        for (queue, kick) in (0..).zip(self.0.kicks()) {
-            if let Err(error) = ops.add(Events::with_data(kick, queue, EventSet::IN)) {
-                log::error!("The balloon's queue {queue} will not be served: {error}");
+        let kicks = (0..).zip(self.0.kicks());
+        let kicks = kicks.map(|(queue, kick)| (queue, kick.as_raw_fd()));
+        let others = [
+            (ASK, self.0.ask().as_raw_fd()),
+            (TIMER, self.0.polling().as_raw_fd()),
+        ];
+        for (data, fd) in kicks.chain(others) {
+            let events = Events::with_data_raw(fd, data, EventSet::IN);
+            if let Err(error) = ops.add(events) {
+                log::error!("An event of the balloon will not be served: {error}");
             }
         }
     }

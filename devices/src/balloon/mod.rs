@@ -1,29 +1,29 @@
 //! The memory balloon (virtio 1.2 §5.5): the guest gives pages, the host gets their memory.
 //!
-//! `config` is what guest and host tell each other, `request` the page numbers of the
-//! guest's buffers, `runs` how they are put together, `device` the device, and `events`
+//! `features` is what is on offer, `config` what guest and host tell each other, `request` what
+//! the guest puts into the queues, `runs` how its pages are put together, `statistics` and
+//! `polling` what it says of its memory and when it is asked, `device` the device, and `events`
 //! what the device thread calls.
 
 mod config;
 mod device;
 mod events;
+mod features;
+mod polling;
 mod request;
 mod runs;
+mod statistics;
 
-pub use device::{Balloon, BalloonOptions, BalloonSink};
+pub use device::{Balloon, BalloonSink};
 pub use events::BalloonEvents;
+pub use features::{BalloonOptions, feature_names};
+pub use statistics::Statistics;
 
 /// The device type of the traditional balloon (§5.5.1).
 const DEVICE_ID: u32 = 5;
 
-/// Feature bit 2, VIRTIO_BALLOON_F_DEFLATE_ON_OOM (§5.5.3): the guest may take pages back when
-/// it is short of memory.
-const F_DEFLATE_ON_OOM: u64 = 1 << 2;
-
-/// Queues (§5.5.2): inflate, then deflate. Those of features that are not negotiated do not
-/// exist, and later ones are numbered without a gap.
-const QUEUE_COUNT: usize = 2;
-const INFLATE_QUEUE: usize = 0;
+/// Queues with all features that can be offered (§5.5.2): inflate, deflate, statistics, reporting.
+const MAX_QUEUES: usize = 4;
 
 /// Descriptors in each queue; as in QEMU. Linux has one buffer in flight.
 const QUEUE_SIZE: u16 = 128;
@@ -32,6 +32,10 @@ const QUEUE_SIZE: u16 = 128;
 /// It bounds what a guest can make the device keep, and for how long its reset may wait, and
 /// still lets the runs of many buffers merge.
 const MAX_BATCH_PAGES: usize = 4096;
+
+/// Reports of free memory taken from the guest before it is released. Each is one system call,
+/// and Linux sends 32 in a buffer.
+const MAX_BATCH_REPORTS: usize = 128;
 
 /// Batches of one queue before the device thread looks at other events again.
 const MAX_BATCHES: usize = 64;

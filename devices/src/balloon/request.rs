@@ -1,14 +1,17 @@
-//! The buffers of the inflate and deflate queues: arrays of little-endian page numbers.
+//! What the driver puts into the queues.
 //!
-//! virtio 1.2 §5.5.6: "the driver constructs an array of addresses of unused memory pages …
-//! divided by 4096". The device only reads; a driver may split the array over descriptors.
+//! Inflate and deflate (virtio 1.2 §5.5.6): arrays of little-endian page numbers, which the device
+//! only reads; a driver may split the array over descriptors. Statistics (§5.5.6.3): entries, also
+//! to be read. Reporting (§5.5.6.7): the free memory itself, as if the device were to write to it.
 
 use std::ops::Deref;
 
 use virtio_queue::DescriptorChain;
-use vm_memory::Bytes;
+use vm_memory::{Bytes, GuestAddress};
 
-use crate::{GuestMemory, Pfn};
+use super::runs::PageRun;
+use super::statistics::{ENTRY_BYTES, MAX_BYTES as MAX_STATISTICS_BYTES};
+use crate::{GuestMemory, PAGE_SIZE, Pfn};
 
 /// Bytes in a page number.
 const PFN_SIZE: usize = 4;
@@ -29,6 +32,10 @@ pub(super) enum BufferFault {
     Outside(u64),
     #[error("a buffer is longer than {MAX_BUFFER_BYTES} bytes")]
     TooLong,
+    #[error("statistics of {0} bytes are not made of entries of {ENTRY_BYTES}")]
+    OddStatistics(u32),
+    #[error("free memory is reported in a buffer of {0} bytes that the device may not write")]
+    ReadOnly(u32),
 }
 
 /// Appends the page numbers of one buffer to `pages`.
@@ -77,7 +84,7 @@ fn read_array(
     for offset in (0..length).step_by(CHUNK_BYTES) {
         let bytes = &mut chunk[..CHUNK_BYTES.min(length - offset)];
         let at = address.checked_add(u64::try_from(offset).ok()?)?;
-        memory.read_slice(bytes, vm_memory::GuestAddress(at)).ok()?;
+        memory.read_slice(bytes, GuestAddress(at)).ok()?;
         let (numbers, _) = bytes.as_chunks::<PFN_SIZE>();
         pages.extend(
             numbers
@@ -86,4 +93,76 @@ fn read_array(
         );
     }
     Some(())
+}
+
+/// Appends the statistics of one buffer to `bytes`, which has at most [`MAX_STATISTICS_BYTES`]
+/// afterwards.
+///
+/// # Errors
+/// The last fault that was met.
+pub(super) fn read_statistics<M>(
+    chain: DescriptorChain<M>,
+    memory: &GuestMemory,
+    bytes: &mut Vec<u8>,
+) -> Result<(), BufferFault>
+where
+    M: Deref<Target = GuestMemory>,
+{
+    let mut fault = Ok(());
+    let mut total: u32 = 0;
+    for descriptor in chain {
+        if descriptor.is_write_only() {
+            fault = Err(BufferFault::Writable(descriptor.len()));
+            continue;
+        }
+        total = total.saturating_add(descriptor.len());
+        let length = usize::try_from(descriptor.len()).unwrap_or(usize::MAX);
+        let start = bytes.len();
+        bytes.resize(start + length.min(MAX_STATISTICS_BYTES - start), 0);
+        if memory
+            .read_slice(&mut bytes[start..], descriptor.addr())
+            .is_err()
+        {
+            bytes.truncate(start);
+            fault = Err(BufferFault::Outside(descriptor.addr().0));
+        }
+    }
+    let odd = usize::try_from(total).is_ok_and(|total| total % ENTRY_BYTES != 0);
+    if odd && fault.is_ok() {
+        fault = Err(BufferFault::OddStatistics(total));
+    }
+    fault
+}
+
+/// Appends the whole pages of the free memory that one buffer names to `runs`.
+///
+/// # Errors
+/// The last fault that was met.
+pub(super) fn read_free_memory<M>(
+    chain: DescriptorChain<M>,
+    runs: &mut Vec<PageRun>,
+) -> Result<(), BufferFault>
+where
+    M: Deref<Target = GuestMemory>,
+{
+    let mut fault = Ok(());
+    for descriptor in chain {
+        if !descriptor.is_write_only() {
+            fault = Err(BufferFault::ReadOnly(descriptor.len()));
+            continue;
+        }
+        let start = descriptor.addr().0;
+        let end = start.saturating_add(descriptor.len().into()) / PAGE_SIZE;
+        let start = start.div_ceil(PAGE_SIZE);
+        match u32::try_from(start) {
+            Ok(first) if end > start => runs.push(PageRun {
+                first: Pfn(first),
+                count: end - start,
+            }),
+            // Not a whole page.
+            Ok(_) => {}
+            Err(_) => fault = Err(BufferFault::Outside(descriptor.addr().0)),
+        }
+    }
+    fault
 }

@@ -45,8 +45,8 @@ pub const SAMPLES: [Sample; 21] = [
     sample("mem", &["--mem", "128"], "mem = 128", &["--mem=1.5G"]),
     sample(
         "balloon",
-        &["--balloon", "deflate-on-oom=on"],
-        "[balloon]\ndeflate-on-oom = true",
+        &["--balloon", "deflate-on-oom=on,id=b,stall-after=2s"],
+        "[balloon]\ndeflate-on-oom = true\nid = \"b\"\nstall-after = \"2s\"",
         &["--balloon=off"],
     ),
     sample(

@@ -6,6 +6,9 @@ use crate::test_driver::{
     BUFFER, DRIVER_OK, FREE_PAGE, MEMORY_PAGES, NEEDS_RESET, STATUS, TestDriver,
 };
 
+mod reporting;
+mod statistics;
+
 const INFLATE: usize = 0;
 const DEFLATE: usize = 1;
 /// Descriptor flags (virtio 1.2 §2.7.5), in the low half of the flags-and-next word.

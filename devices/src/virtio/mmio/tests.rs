@@ -14,13 +14,13 @@ fn identification_registers_name_a_balloon_on_version_2() {
 }
 
 #[test]
-fn version_1_is_the_feature_on_offer() {
+fn features_of_the_device_and_version_1_are_on_offer() {
     let driver = TestDriver::new();
     let words = [0, 1, 2].map(|word| {
         driver.write(0x14, word);
         driver.read(0x10)
     });
-    assert_eq!(words, [0, 1, 0]);
+    assert_eq!(words, [0b1_0010, 1, 0]);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn features_not_on_offer_leave_features_ok_unset() {
 #[test]
 fn features_are_fixed_after_features_ok() {
     let mut driver = TestDriver::new();
-    driver.negotiate();
+    driver.negotiate(0);
     driver.write(0x20, 0);
     driver.write(STATUS, DRIVER_OK);
     assert_eq!(driver.read(STATUS), DRIVER_OK);
@@ -75,7 +75,7 @@ fn status_skipping_driver_is_ignored() {
 #[test]
 fn queue_maximum_is_shown_for_queues_that_exist_only() {
     let driver = TestDriver::new();
-    let maxima = [0, 1, 2, u32::MAX].map(|queue| {
+    let maxima = [0, 2, 3, u32::MAX].map(|queue| {
         driver.write(0x30, queue);
         driver.read(0x34)
     });
@@ -93,7 +93,7 @@ fn queue_registers_are_fixed_once_the_driver_is_ready() {
 #[test]
 fn ready_queue_cannot_be_moved() {
     let mut driver = TestDriver::new();
-    driver.negotiate();
+    driver.negotiate(0);
     driver.set_up_queue(0, 0x1000, 16);
     driver.write(0x80, u32::MAX);
     driver.write(STATUS, DRIVER_OK);
@@ -103,7 +103,7 @@ fn ready_queue_cannot_be_moved() {
 /// Status after DRIVER_OK with a queue of this place and size.
 fn status_with_queue(rings: u64, size: u32) -> u32 {
     let mut driver = TestDriver::new();
-    driver.negotiate();
+    driver.negotiate(0);
     driver.set_up_queue(0, rings, size);
     driver.write(STATUS, DRIVER_OK);
     driver.read(STATUS)
@@ -133,7 +133,7 @@ fn malformed_queues_stop_the_device_with_needs_reset() {
 #[test]
 fn needs_reset_is_announced_as_a_configuration_change() {
     let mut driver = TestDriver::new();
-    driver.negotiate();
+    driver.negotiate(0);
     driver.set_up_queue(0, 0x1001, 16);
     driver.write(STATUS, DRIVER_OK);
     assert_eq!(driver.read(0x60), 2);

@@ -1,0 +1,188 @@
+//! When the guest is asked for its statistics: a timer whose time stands still while the machine
+//! does.
+//!
+//! The control thread chooses the interval, stops and resumes; the device thread arms the timer
+//! after each answer and serves it.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_gettime, timerfd_settime,
+};
+
+#[derive(Debug)]
+struct State {
+    interval_seconds: u32,
+    /// While the machine is stopped: what was left of the interval, if it had begun.
+    stopped: Option<Option<Duration>>,
+}
+
+/// The timer.
+#[derive(Debug)]
+pub(super) struct Polling {
+    timer: OwnedFd,
+    state: Mutex<State>,
+}
+
+impl Polling {
+    /// A timer that is off, of a machine that is not stopped.
+    ///
+    /// # Errors
+    /// When the process may have no further file descriptor.
+    pub(super) fn new() -> io::Result<Self> {
+        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+        Ok(Self {
+            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
+            state: Mutex::new(State {
+                interval_seconds: 0,
+                stopped: None,
+            }),
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The interval in seconds; 0 while polling is off.
+    pub(super) fn interval(&self) -> u32 {
+        self.lock().interval_seconds
+    }
+
+    /// Chooses the interval; what had begun of another is over.
+    pub(super) fn set_interval(&self, seconds: u32) {
+        let mut state = self.lock();
+        state.interval_seconds = seconds;
+        self.set(&mut state, None);
+    }
+
+    /// Lets the interval begin.
+    pub(super) fn begin(&self) {
+        let mut state = self.lock();
+        let interval = Duration::from_secs(state.interval_seconds.into());
+        self.set(
+            &mut state,
+            Some(interval).filter(|interval| !interval.is_zero()),
+        );
+    }
+
+    /// Ends the interval without a call: there is nobody to ask.
+    pub(super) fn end(&self) {
+        self.set(&mut self.lock(), None);
+    }
+
+    /// Keeps what is left of the interval, since the machine is stopped.
+    pub(super) fn stop(&self) {
+        let mut state = self.lock();
+        if state.stopped.is_none() {
+            let left = self.left();
+            self.arm(None);
+            state.stopped = Some(left);
+        }
+    }
+
+    /// Lets the rest of the interval pass.
+    pub(super) fn resume(&self) {
+        if let Some(left) = self.lock().stopped.take() {
+            self.arm(left);
+        }
+    }
+
+    /// Takes note that the timer has called; whether it really had.
+    pub(super) fn has_called(&self) -> bool {
+        rustix::io::read(&self.timer, &mut [0_u8; 8]).is_ok()
+    }
+
+    fn set(&self, state: &mut State, time: Option<Duration>) {
+        match &mut state.stopped {
+            Some(left) => *left = time,
+            None => self.arm(time),
+        }
+    }
+
+    fn arm(&self, time: Option<Duration>) {
+        let never = Timespec::default();
+        // Zero would mean never; one that was due when the machine stopped is due at once.
+        let time = time.map(|time| time.max(Duration::from_nanos(1)));
+        let timer = Itimerspec {
+            it_interval: never,
+            it_value: time.map_or(never, |time| Timespec::try_from(time).unwrap_or(never)),
+        };
+        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &timer) {
+            log::error!("Cannot set the timer of the balloon's statistics: {error}");
+        }
+    }
+
+    /// What is left of the interval, if it has begun.
+    fn left(&self) -> Option<Duration> {
+        let left = timerfd_gettime(&self.timer).ok()?.it_value;
+        let left = Duration::try_from(left).ok()?;
+        (!left.is_zero()).then_some(left)
+    }
+}
+
+impl AsRawFd for Polling {
+    fn as_raw_fd(&self) -> RawFd {
+        self.timer.as_raw_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(interval: u32) -> Polling {
+        let polling = Polling::new().unwrap();
+        polling.set_interval(interval);
+        polling
+    }
+
+    #[test]
+    fn timer_runs_from_the_answer_on_and_only_while_polling() {
+        let polling = running(100);
+        assert_eq!(polling.left(), None);
+        polling.begin();
+        assert!(polling.left().unwrap() > Duration::from_secs(99));
+        polling.set_interval(0);
+        assert_eq!(polling.left(), None);
+        polling.begin();
+        assert_eq!(polling.left(), None);
+    }
+
+    #[test]
+    fn time_stands_still_while_the_machine_is_stopped() {
+        let polling = running(100);
+        polling.begin();
+        polling.stop();
+        polling.stop();
+        assert_eq!(polling.left(), None);
+        polling.resume();
+        assert!(polling.left().unwrap() > Duration::from_secs(99));
+    }
+
+    #[test]
+    fn what_changes_while_stopped_counts_from_the_resume() {
+        let polling = running(100);
+        polling.begin();
+        polling.stop();
+        polling.set_interval(50);
+        polling.begin();
+        polling.resume();
+        assert!(polling.left().unwrap() <= Duration::from_secs(50));
+        polling.stop();
+        polling.end();
+        polling.resume();
+        assert_eq!(polling.left(), None);
+    }
+
+    #[test]
+    fn longest_interval_can_be_set() {
+        let polling = running(u32::MAX);
+        polling.begin();
+        assert!(polling.left().is_some());
+    }
+}

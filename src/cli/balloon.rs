@@ -1,0 +1,155 @@
+//! The balloon's option.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use aerostat_devices::balloon::BalloonOptions;
+use aerostat_qmp::resize::DEFAULT_STALL_AFTER;
+use aerostat_units::parse_time;
+
+use super::values::switch;
+
+/// A balloon, and how clients see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BalloonSettings {
+    /// Its id, which ends its QOM path: a letter, then letters, digits, `-`, `.` and `_`.
+    pub id: String,
+    /// How long there may be no progress before it counts as stalled.
+    pub stall_after: Duration,
+    /// What the device offers.
+    pub device: BalloonOptions,
+}
+
+impl Default for BalloonSettings {
+    fn default() -> Self {
+        Self {
+            id: "balloon0".to_owned(),
+            stall_after: DEFAULT_STALL_AFTER,
+            device: BalloonOptions::default(),
+        }
+    }
+}
+
+/// Sets one of the options; what is wrong with the value.
+type Setter = fn(&mut BalloonSettings, &str) -> Result<(), String>;
+
+/// The options: name, values, effect.
+const OPTIONS: [(&str, &str, Setter); 5] = [
+    ("deflate-on-oom", "on|off", |balloon, value| {
+        balloon.device.deflate_on_oom = switch(value)?;
+        Ok(())
+    }),
+    ("free-page-reporting", "on|off", |balloon, value| {
+        balloon.device.free_page_reporting = switch(value)?;
+        Ok(())
+    }),
+    ("page-poison", "on|off", |balloon, value| {
+        balloon.device.page_poison = switch(value)?;
+        Ok(())
+    }),
+    ("id", "NAME", |balloon, value| {
+        balloon.id = id(value)?;
+        Ok(())
+    }),
+    ("stall-after", "TIME", |balloon, value| {
+        balloon.stall_after = parse_time(value).map_err(|error| error.to_string())?;
+        Ok(())
+    }),
+];
+
+/// A name that QEMU would take for a device.
+fn id(text: &str) -> Result<String, String> {
+    let begins = text.starts_with(|c: char| c.is_ascii_alphabetic());
+    let rest = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    if begins && text.chars().all(rest) {
+        Ok(text.to_owned())
+    } else {
+        Err("an id is a letter, then letters, digits, '-', '.' and '_'".to_owned())
+    }
+}
+
+/// `off`, `on`, or options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BalloonArgument(pub Option<BalloonSettings>);
+
+impl BalloonArgument {
+    /// The names of the options.
+    pub fn keys() -> impl Iterator<Item = &'static str> {
+        OPTIONS.iter().map(|(key, ..)| *key)
+    }
+}
+
+impl FromStr for BalloonArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match switch(text) {
+            Ok(false) => return Ok(Self(None)),
+            Ok(true) => return Ok(Self(Some(BalloonSettings::default()))),
+            Err(_) => {}
+        }
+        let mut balloon = BalloonSettings::default();
+        for option in text.split(',') {
+            let (key, value) = option.split_once('=').unwrap_or((option, ""));
+            let known = OPTIONS.iter().find(|(known, ..)| *known == key);
+            let Some((_, _, set)) = known else {
+                let known = OPTIONS.map(|(key, values, _)| format!("{key}={values}"));
+                let known = known.join(", ");
+                return Err(format!("{option:?} is no option: write off, on or {known}"));
+            };
+            set(&mut balloon, value).map_err(|error| format!("{option:?}: {error}"))?;
+        }
+        Ok(Self(Some(balloon)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn balloon(text: &str) -> Option<BalloonSettings> {
+        text.parse::<BalloonArgument>().unwrap().0
+    }
+
+    fn refusal(text: &str) -> String {
+        text.parse::<BalloonArgument>().unwrap_err()
+    }
+
+    #[test]
+    fn balloon_is_there_unless_it_is_off() {
+        assert_eq!(balloon("off"), None);
+        assert_eq!(balloon("on"), Some(BalloonSettings::default()));
+    }
+
+    #[test]
+    fn options_are_taken_and_the_last_of_a_name_counts() {
+        let text = "deflate-on-oom=on,free-page-reporting=on,page-poison=off,id=b-1,stall-after=2s,\
+                    deflate-on-oom=off";
+        let expected = BalloonSettings {
+            id: "b-1".to_owned(),
+            stall_after: Duration::from_secs(2),
+            device: BalloonOptions {
+                deflate_on_oom: false,
+                free_page_reporting: true,
+                page_poison: false,
+            },
+        };
+        assert_eq!(balloon(text), Some(expected));
+    }
+
+    #[test]
+    fn wrong_options_are_named() {
+        assert!(refusal("size=3").contains("\"size=3\" is no option"));
+        assert!(refusal("").contains("deflate-on-oom=on|off"));
+        assert!(refusal("deflate-on-oom=maybe").contains("the value is on or off"));
+        assert!(refusal("deflate-on-oom").contains("the value is on or off"));
+        assert!(refusal("stall-after=0").contains("no time at all"));
+    }
+
+    #[test]
+    fn ids_are_those_that_qemu_takes() {
+        for text in ["id=", "id=0b", "id=a/b", "id=ä", "id=a b"] {
+            assert!(refusal(text).contains("an id is a letter"), "{text}");
+        }
+    }
+}
