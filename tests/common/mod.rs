@@ -19,7 +19,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 /// Environment variable with the factor by which every time-out grows, for slow machines.
 pub const TIME_FACTOR: &str = "AEROSTAT_TIME_FACTOR";
@@ -145,4 +146,18 @@ pub fn scaled(limit: Duration) -> Duration {
 fn last_lines(text: &str, count: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(count)..].join("\n")
+}
+
+/// Whether something becomes true within `limit` (scaled).
+pub fn wait_until(limit: Duration, mut is_true: impl FnMut() -> bool) -> bool {
+    /// More often would take the CPU from a slow guest.
+    const PAUSE: Duration = Duration::from_millis(200);
+    let deadline = Instant::now() + scaled(limit);
+    while !is_true() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        thread::sleep(PAUSE);
+    }
+    true
 }

@@ -17,7 +17,13 @@ use crate::workspace::Workspace;
 use crate::{chain, inside, licenses, packages, process};
 
 /// Test targets that boot Linux.
-const LINUX_TESTS: &[&str] = &["boot", "linux_balloon", "linux_ci", "linux_life"];
+const LINUX_TESTS: &[&str] = &[
+    "boot",
+    "linux_balloon",
+    "linux_ci",
+    "linux_life",
+    "linux_statistics",
+];
 /// Packages whose tests open `/dev/kvm`.
 const KVM_PACKAGES: &[&str] = &["aerostat", "aerostat-vmm"];
 /// Packages whose tests start QEMU.
