@@ -155,48 +155,15 @@ pub struct Arguments {
     pub qmp: Vec<SocketArgument>,
 
     /// Do not run the guest before QMP's `cont`
-    #[arg(
-        long,
-        value_name = "on|off",
-        help_heading = "Control",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "on",
-        default_value = "off",
-        hide_default_value = true,
-        action = ArgAction::Set,
-        value_parser = values::switch
-    )]
+    #[arg(long, help_heading = "Control")]
     pub paused: bool,
 
     /// End the machine when the guest or QMP resets it
-    #[arg(
-        long,
-        value_name = "on|off",
-        help_heading = "Life cycle",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "on",
-        default_value = "off",
-        hide_default_value = true,
-        action = ArgAction::Set,
-        value_parser = values::switch
-    )]
+    #[arg(long, help_heading = "Life cycle")]
     pub no_reboot: bool,
 
     /// Stay, stopped, after the guest has powered off
-    #[arg(
-        long,
-        value_name = "on|off",
-        help_heading = "Life cycle",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "on",
-        default_value = "off",
-        hide_default_value = true,
-        action = ArgAction::Set,
-        value_parser = values::switch
-    )]
+    #[arg(long, help_heading = "Life cycle")]
     pub no_shutdown: bool,
 
     /// What SIGTERM does: end the machine, or ask the guest to power off
@@ -251,18 +218,7 @@ pub struct Arguments {
 
     /// Let the guest end the machine by writing to port 0xf4, as with QEMU's isa-debug-exit, with
     /// status (value << 1) | 1
-    #[arg(
-        long,
-        value_name = "on|off",
-        help_heading = "Testing kernels",
-        num_args = 0..=1,
-        require_equals = true,
-        default_missing_value = "on",
-        default_value = "off",
-        hide_default_value = true,
-        action = ArgAction::Set,
-        value_parser = values::switch
-    )]
+    #[arg(long, help_heading = "Testing kernels")]
     pub debug_exit: bool,
 
     /// Serial console: stdio, off, or file:PATH; may be repeated, off stands alone
@@ -297,12 +253,29 @@ pub struct Arguments {
 /// The whole command line: the options, or `check` and the options.
 pub fn command() -> Command {
     let check = Arguments::augment_args(Command::new(CHECK))
+        .mut_args(switch)
         .about(CHECK_ABOUT)
         // The attributes of the whole command came along with its options.
         .override_usage("aerostat check [OPTIONS]")
         .after_help(CHECK_AFTER_HELP)
         .disable_version_flag(true);
-    Arguments::command().subcommand(check)
+    Arguments::command().mut_args(switch).subcommand(check)
+}
+
+/// Lets every flag be taken back: one that a configuration file sets is switched off by `=off`.
+fn switch(option: Arg) -> Arg {
+    if !matches!(option.get_action(), ArgAction::SetTrue) {
+        return option;
+    }
+    option
+        .action(ArgAction::Set)
+        .value_name("on|off")
+        .num_args(0..=1)
+        .require_equals(true)
+        .default_missing_value("on")
+        .default_value("off")
+        .hide_default_value(true)
+        .value_parser(values::switch)
 }
 
 /// The options that can stand in a configuration file.
