@@ -85,11 +85,92 @@ fn is_string_byte(byte: u8) -> bool {
 
 /// How many bytes at the start of `bytes` are plain content of a string that ends with `quote`.
 pub fn plain_string_len(bytes: &[u8], quote: u8) -> usize {
-    let plain = |&byte: &u8| is_string_byte(byte) && byte != quote && byte != b'\\';
-    bytes
-        .iter()
-        .position(|byte| !plain(byte))
-        .unwrap_or(bytes.len())
+    let plain = |&byte: &u8| is_string_byte(byte) & (byte != quote) & (byte != b'\\');
+    count_leading(bytes, plain)
+}
+
+/// How many bytes at the start of `bytes` satisfy `fits`. `fits` must not branch: past the first
+/// few bytes, blocks are looked at as a whole, which the compiler turns into vector instructions.
+#[inline]
+pub(crate) fn count_leading(bytes: &[u8], fits: impl Fn(&u8) -> bool) -> usize {
+    const FIRST: usize = 16;
+    const BLOCK: usize = 32;
+    let misfit = |bytes: &[u8]| bytes.iter().position(|byte| !fits(byte));
+    let mut len = bytes.len().min(FIRST);
+    if let Some(at) = misfit(&bytes[..len]) {
+        return at;
+    }
+    while let Some(block) = bytes.get(len..len + BLOCK) {
+        if !block.iter().fold(true, |all, byte| all & fits(byte)) {
+            break;
+        }
+        len += BLOCK;
+    }
+    let rest = &bytes[len..];
+    len + misfit(rest).unwrap_or(rest.len())
+}
+
+/// The token at the start of `bytes`, and its length, if it starts and ends there. `None` does not
+/// mean that `bytes` are broken: [`step`] tells, byte by byte, and agrees with this.
+///
+/// ```
+/// use aerostat_qmp::lexer::{TokenKind, whole_token};
+/// assert_eq!(whole_token(b"12,"), Some((TokenKind::Integer, 2)));
+/// assert_eq!(whole_token(b"12"), None);
+/// ```
+#[inline]
+pub fn whole_token(bytes: &[u8]) -> Option<(TokenKind, usize)> {
+    let first = *bytes.first()?;
+    match first {
+        b',' => Some((TokenKind::Comma, 1)),
+        b':' => Some((TokenKind::Colon, 1)),
+        b'{' => Some((TokenKind::LeftBrace, 1)),
+        b'}' => Some((TokenKind::RightBrace, 1)),
+        b'[' => Some((TokenKind::LeftBracket, 1)),
+        b']' => Some((TokenKind::RightBracket, 1)),
+        b'1'..=b'9' => {
+            let len = 1 + digits_len(&bytes[1..]);
+            match bytes.get(len)? {
+                b'.' | b'e' | b'E' => whole_token_by_steps(bytes),
+                _ => Some((TokenKind::Integer, len)),
+            }
+        }
+        b'"' | b'\'' => {
+            let len = 1 + plain_string_len(&bytes[1..], first);
+            match *bytes.get(len)? {
+                quote if quote == first => Some((TokenKind::String, len + 1)),
+                _ => whole_token_by_steps(bytes),
+            }
+        }
+        _ => whole_token_by_steps(bytes),
+    }
+}
+
+/// As [`whole_token`], for the less frequent kinds.
+fn whole_token_by_steps(bytes: &[u8]) -> Option<(TokenKind, usize)> {
+    let mut state = State::Start;
+    let mut at = 0;
+    loop {
+        match step(state, *bytes.get(at)?) {
+            Action::Continue(next) => {
+                at += 1;
+                state = next;
+                match state {
+                    State::String(quote) => at += plain_string_len(&bytes[at..], quote),
+                    State::Digits => at += digits_len(&bytes[at..]),
+                    _ => {}
+                }
+            }
+            Action::End(kind) => return Some((kind, at + 1)),
+            Action::EndBefore(kind) => return Some((kind, at)),
+            Action::Skip | Action::Error | Action::Resume => return None,
+        }
+    }
+}
+
+fn digits_len(bytes: &[u8]) -> usize {
+    let end = bytes.iter().position(|byte| !byte.is_ascii_digit());
+    end.unwrap_or(bytes.len())
 }
 
 /// How many bytes at the start of `bytes` are white space between tokens.
@@ -102,6 +183,7 @@ pub fn white_space_len(bytes: &[u8]) -> usize {
 }
 
 /// The effect of `byte` in `state`.
+#[inline]
 pub fn step(state: State, byte: u8) -> Action {
     use Action::{Continue, End, EndBefore, Error, Resume, Skip};
     match (state, byte) {

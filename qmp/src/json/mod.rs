@@ -11,7 +11,7 @@ mod utf8;
 mod writer;
 
 pub use object::{object, object_of};
-pub use parser::parse;
+pub use parser::Parser;
 pub use utf8::{decode, decode_lossy};
 pub use writer::write;
 pub(crate) use writer::write_string;

@@ -5,9 +5,16 @@
 //! on a request all show that order. A [`serde_json::Map`] keeps the order of insertion (feature
 //! `preserve_order`), so its members are inserted in hash order.
 
+use std::mem::take;
+
 use serde_json::{Map, Value};
 
 use super::JsonError;
+
+/// Buckets of QEMU's hash table.
+const BUCKETS: usize = 512;
+/// From this many members on, sorting by comparison costs more than counting.
+const MANY_MEMBERS: usize = 20;
 
 /// An object with these members, put in hash order.
 ///
@@ -37,25 +44,50 @@ pub fn object_of<'a>(members: impl IntoIterator<Item = (&'a str, Value)>) -> Val
 ///
 /// [`JsonError::DuplicateKey`].
 pub(super) fn from_text(mut members: Vec<(String, Value)>) -> Result<Value, JsonError> {
-    sort(&mut members);
     let mut object = Map::with_capacity(members.len());
-    for (key, value) in members {
-        if object.insert(key, value).is_some() {
-            return Err(JsonError::DuplicateKey);
-        }
+    let insert = |(key, value)| match object.insert(key, value) {
+        Some(_) => Err(JsonError::DuplicateKey),
+        None => Ok(()),
+    };
+    if members.len() < MANY_MEMBERS {
+        sort(&mut members);
+        members.into_iter().try_for_each(insert)?;
+    } else {
+        let order = hash_order(&members);
+        let mut ordered = order.into_iter().map(|index| take(&mut members[index]));
+        ordered.try_for_each(insert)?;
     }
     Ok(object.into())
 }
-
-/// Puts members in hash order that are in the order of their insertion.
+/// Puts few members in hash order that are in the order of their insertion.
 fn sort(members: &mut [(String, Value)]) {
     // Reversed first: the sort is stable, and in one bucket the last inserted leads.
     members.reverse();
-    members.sort_by_cached_key(|(key, _)| bucket(key));
+    members.sort_by_key(|(key, _)| bucket(key));
 }
 
-/// The bucket of `key` in QEMU's object hash table (512 buckets).
-fn bucket(key: &str) -> u32 {
+/// The indices of many members in hash order, in a time that grows with their number alone.
+fn hash_order(members: &[(String, Value)]) -> Vec<usize> {
+    let buckets: Vec<usize> = members.iter().map(|(key, _)| bucket(key)).collect();
+    // Where the next member of each bucket goes.
+    let mut next = [0; BUCKETS];
+    for &bucket in &buckets {
+        next[bucket] += 1;
+    }
+    let mut start = 0;
+    for next in &mut next {
+        start += std::mem::replace(next, start);
+    }
+    let mut order = vec![0; members.len()];
+    for (index, &bucket) in buckets.iter().enumerate().rev() {
+        order[next[bucket]] = index;
+        next[bucket] += 1;
+    }
+    order
+}
+
+/// The bucket of `key` in QEMU's object hash table.
+fn bucket(key: &str) -> usize {
     // U+0000 is C0 80 in QEMU's strings, and counts so.
     let zeros = key.bytes().filter(|&byte| byte == 0).count();
     let len = u32::try_from(key.len() + zeros).unwrap_or(u32::MAX);
@@ -71,7 +103,7 @@ fn bucket(key: &str) -> u32 {
             _ => add(byte),
         }
     }
-    sum.wrapping_mul(1_103_515_243).wrapping_add(12_345) % 512
+    sum.wrapping_mul(1_103_515_243).wrapping_add(12_345) as usize % BUCKETS
 }
 
 #[cfg(test)]
@@ -93,6 +125,20 @@ mod tests {
 
         let keys: Vec<_> = object.as_object().unwrap().keys().collect();
         assert_eq!(keys, [second, first]);
+    }
+
+    #[test]
+    fn many_members_stand_in_the_order_of_few() {
+        let members: Vec<_> = (0..5000).map(|key| (key.to_string(), key.into())).collect();
+        let mut sorted = members.clone();
+        sort(&mut sorted);
+        let object = from_text(members).unwrap();
+        let members = object.as_object().unwrap();
+        assert!(
+            members
+                .iter()
+                .eq(sorted.iter().map(|(key, value)| (key, value)))
+        );
     }
 
     #[test]
