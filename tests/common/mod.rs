@@ -34,6 +34,13 @@ pub enum Error {
     /// The files that make a Linux guest are not there, or would not run here.
     #[error("Linux guests cannot run: {0}; run `cargo xtask test`, which provides what is missing")]
     NoLinux(String),
+    /// Python with the clients that speak QMP is not there.
+    #[error(
+        "QMP clients cannot run: there is no {}; \
+         run `cargo xtask test qmp_clients`, which provides what is missing",
+        .0.display()
+    )]
+    NoClients(PathBuf),
     /// A system call or a file failed.
     #[error("Cannot {action}")]
     System {

@@ -18,6 +18,11 @@ pub const CTL_BINARY: &str = "AEROSTAT_CTL_BIN";
 /// Environment variable with the directory of `bzImage`, `vmlinux` and `initramfs`.
 pub const LINUX_DIRECTORY: &str = "AEROSTAT_LINUX_DIR";
 
+/// Environment variable with the Python that has QEMU's QMP clients.
+pub const CLIENTS_PYTHON: &str = "AEROSTAT_CLIENTS_PYTHON";
+/// Where `cargo xtask` leaves that Python, from the target directory.
+pub const CLIENTS_PYTHON_IN_TARGET: &str = "qmp-clients/venv/bin/python";
+
 /// Files that make a Linux guest.
 #[derive(Debug, Clone)]
 pub struct LinuxFiles {
@@ -267,4 +272,20 @@ fn build_ctl() -> Result<PathBuf> {
         return Err(io::Error::other(status.to_string())).context("build aerostat-ctl");
     }
     Ok(directory.join("aerostat-ctl"))
+}
+
+/// The Python that the environment names, or the one that `cargo xtask` left in `target/`.
+///
+/// # Errors
+///
+/// When there is none.
+pub fn clients_python() -> Result<PathBuf> {
+    let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
+    let python = std::env::var_os(CLIENTS_PYTHON)
+        .map_or_else(|| target.join(CLIENTS_PYTHON_IN_TARGET), PathBuf::from);
+    if python.is_file() {
+        Ok(python)
+    } else {
+        Err(Error::NoClients(python))
+    }
 }

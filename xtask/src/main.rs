@@ -5,6 +5,7 @@
 mod bench;
 mod bzimage;
 mod check;
+mod clients;
 mod cpio;
 mod demo;
 mod error;

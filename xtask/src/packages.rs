@@ -63,9 +63,18 @@ pub fn ensure(packages: &[Package]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    println!("Installing {}", missing.join(", "));
-    update_lists_if_missing(&missing)?;
-    install(&missing)
+    install_missing(&missing)
+}
+
+/// Installs packages of these names, of which the caller knows that one is missing.
+///
+/// # Errors
+///
+/// As [`ensure`].
+pub fn install_missing(names: &[&str]) -> Result<()> {
+    println!("Installing {}", names.join(", "));
+    update_lists_if_missing(names)?;
+    install(names)
 }
 
 /// Makes sure that apt knows what the archive offers, as `apt-get download` needs too.

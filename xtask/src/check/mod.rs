@@ -4,17 +4,18 @@
 
 mod build;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::harness::setup::{BINARY, CTL_BINARY, LINUX_DIRECTORY};
+use crate::harness::setup::{BINARY, CLIENTS_PYTHON, CTL_BINARY, LINUX_DIRECTORY};
 use crate::host::{Host, Way};
 use crate::initramfs::LinuxFiles;
 use crate::job::{Job, Message, TestProgram};
 use crate::kernel::Kernel;
 use crate::outer::{Console, Outer};
 use crate::workspace::Workspace;
-use crate::{chain, inside, licenses, packages, process};
+use crate::{chain, clients, inside, licenses, packages, process};
 
 /// Test targets that boot Linux.
 const LINUX_TESTS: &[&str] = &[
@@ -24,6 +25,8 @@ const LINUX_TESTS: &[&str] = &[
     "linux_life",
     "linux_statistics",
 ];
+/// The test target that runs clients which were written for QEMU.
+const CLIENTS_TEST: &str = "qmp_clients";
 /// Packages whose tests open `/dev/kvm`.
 const KVM_PACKAGES: &[&str] = &["aerostat", "aerostat-vmm"];
 /// Packages whose tests start QEMU.
@@ -67,6 +70,11 @@ pub fn run(names: &[String]) -> Result<()> {
         }
         Ok(())
     });
+    if programs.iter().any(runs_clients) {
+        stages.run("Clients for the tests of QMP", || {
+            provide_clients(&workspace, &mut programs)
+        });
+    }
     let (linux, others): (Vec<_>, Vec<_>) = programs.into_iter().partition(boots_linux);
     let (nested, here): (Vec<_>, Vec<_>) = others
         .into_iter()
@@ -155,6 +163,21 @@ fn boots_linux(program: &TestProgram) -> bool {
     program.package == "aerostat" && LINUX_TESTS.contains(&program.name.as_str())
 }
 
+fn runs_clients(program: &TestProgram) -> bool {
+    program.package == "aerostat" && program.name == CLIENTS_TEST
+}
+
+/// Installs the clients and tells their test where they are.
+fn provide_clients(workspace: &Workspace, programs: &mut [TestProgram]) -> Result<()> {
+    packages::ensure(&[packages::SOCAT])?;
+    let python = clients::ensure(workspace)?.to_string_lossy().into_owned();
+    for program in programs.iter_mut().filter(|program| runs_clients(program)) {
+        let variable = (CLIENTS_PYTHON.to_owned(), python.clone());
+        program.environment.push(variable);
+    }
+    Ok(())
+}
+
 fn needs_kvm(program: &TestProgram) -> bool {
     KVM_PACKAGES.contains(&program.package.as_str())
 }
@@ -225,6 +248,13 @@ fn run_linux(
                 (OUTER_BINARY.to_owned(), binary),
                 (OUTER_SOCAT.to_owned(), socat),
             ];
+            let mut files = Vec::new();
+            if others.iter().any(runs_clients) {
+                let same = |path: PathBuf| (path.to_string_lossy().into_owned(), path);
+                let (python, library) = clients::files(workspace)?;
+                programs.extend(python.into_iter().map(same));
+                files.extend(library.into_iter().map(same));
+            }
             // Tests know the binaries that Cargo built for them by their paths.
             if !others.is_empty() {
                 for name in [DEBUG_BINARY, DEBUG_CTL] {
@@ -233,7 +263,7 @@ fn run_linux(
                 }
             }
             let jobs: Vec<_> = others.into_iter().chain(linux).collect();
-            run_nested(workspace, &kernel, &guest, jobs, programs)
+            run_nested(workspace, &kernel, &guest, jobs, programs, files)
         }
     }
 }
@@ -243,20 +273,22 @@ fn run_nested(
     kernel: &Kernel,
     guest: &LinuxFiles,
     jobs: Vec<TestProgram>,
-    mut programs: Vec<(String, std::path::PathBuf)>,
+    mut programs: Vec<(String, PathBuf)>,
+    mut files: Vec<(String, PathBuf)>,
 ) -> Result<()> {
     for job in &jobs {
         programs.push((job.path.to_string_lossy().into_owned(), job.path.clone()));
     }
-    let files = ["bzImage", "vmlinux", "initramfs"]
-        .map(|name| (format!("{OUTER_LINUX}/{name}"), guest.directory.join(name)));
+    for name in ["bzImage", "vmlinux", "initramfs"] {
+        files.push((format!("{OUTER_LINUX}/{name}"), guest.directory.join(name)));
+    }
     let outer = Outer {
         workspace,
         kernel,
         directories: jobs.iter().map(|job| job.directory.clone()).collect(),
         job: Job::Tests(jobs),
         programs,
-        files: files.into(),
+        files,
         console: Console::Stream,
         limit: OUTER_LIMIT,
     };
