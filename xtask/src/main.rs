@@ -46,13 +46,19 @@ enum Command {
         /// Only these test programs, without the other checks: `boot`, or `boot::part_of_a_name`
         names: Vec<String>,
     },
-    /// Measure start-up and footprint beside QEMU
+    /// Measure start-up, footprint and QMP beside QEMU
     Bench(bench::Options),
     /// Write the licences of the shipped binaries' dependencies to THIRD-PARTY.md
     Licenses,
     /// What the outer machine of the nested set-up runs
     #[command(hide = true)]
     Inside,
+    /// The server that the benchmark of QMP takes for the limit
+    #[command(hide = true)]
+    Echo {
+        /// Where it listens
+        socket: std::path::PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -62,6 +68,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Licenses => licenses::run(),
         Command::Inside => inside::run(),
+        Command::Echo { socket } => bench::qmp::echo::serve(&socket),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -38,7 +38,7 @@ pub fn measure(vmms: &[&Vmm], kernel: &Path, directory: &Path) -> Result<Vec<Fig
         .iter()
         .enumerate()
         .map(|(index, (name, unit))| Figure {
-            name,
+            name: (*name).into(),
             unit,
             value: taken.first().map_or(0.0, |values| values[index]),
             peer: taken.get(1).map(|values| values[index]),

@@ -1,10 +1,11 @@
-//! `cargo xtask bench`: start-up and footprint beside QEMU's microvm, and how soon a guest stands
-//! still, on this machine's KVM.
+//! `cargo xtask bench`: start-up, footprint and QMP beside QEMU's microvm, and how soon a guest
+//! stands still, on this machine's KVM.
 //!
 //! Both run the same tiny guest with the same memory, a balloon and a QMP socket. Rounds are taken
 //! in turn, since this kind of figure drifts: compare within one run, and quote ratios.
 
 mod footprint;
+pub mod qmp;
 mod start;
 mod stop;
 mod table;
@@ -23,6 +24,8 @@ use vmm::Vmm;
 /// Options of the benchmark.
 #[derive(Debug, clap::Args)]
 pub struct Options {
+    /// Only these parts; all of them if none is named
+    parts: Vec<Part>,
     /// Print an array of objects with name, value, unit, peer and ratio instead of a table
     #[arg(long)]
     json: bool,
@@ -32,6 +35,19 @@ pub struct Options {
     /// Rounds of each measurement; the median counts
     #[arg(long, value_name = "N", default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: u32,
+}
+
+/// What is measured together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// From exec to the guest's first byte, and to the end
+    Start,
+    /// Memory, threads and files of a machine at rest
+    Footprint,
+    /// From QMP's `stop` to its answer
+    Stop,
+    /// Requests a second and their latency; how fast large requests are parsed
+    Qmp,
 }
 
 /// Measures and prints.
@@ -64,17 +80,22 @@ pub fn run(options: &Options) -> Result<()> {
     let peer = peer.map(Vmm::Qemu);
     let mut vmms = vec![&ours];
     vmms.extend(&peer);
-    let starts = start::measure(&vmms, &hello, scratch.path(), options.rounds)?;
-    let footprints = footprint::measure(&vmms, &halt, scratch.path())?;
-
+    let wants = |part| options.parts.is_empty() || options.parts.contains(&part);
+    let (directory, rounds) = (scratch.path(), options.rounds);
     let mut figures: Vec<Figure> = Vec::new();
-    figures.extend(starts);
-    figures.extend(footprints);
-    figures.extend(stop::measure(
-        ours.binary(),
-        scratch.path(),
-        options.rounds,
-    )?);
+    if wants(Part::Start) {
+        figures.extend(start::measure(&vmms, &hello, directory, rounds)?);
+    }
+    if wants(Part::Footprint) {
+        figures.extend(footprint::measure(&vmms, &halt, directory)?);
+    }
+    if wants(Part::Stop) {
+        figures.extend(stop::measure(ours.binary(), directory, rounds)?);
+    }
+    if wants(Part::Qmp) {
+        figures.extend(qmp::measure(&vmms, &halt, directory, rounds)?);
+        figures.extend(qmp::measure_parser(&workspace)?);
+    }
     if options.json {
         println!("{}", table::json(&figures)?);
     } else {

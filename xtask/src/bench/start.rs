@@ -45,8 +45,8 @@ pub fn measure(vmms: &[&Vmm], kernel: &Path, directory: &Path, rounds: u32) -> R
             .get(index)
             .map(|rounds| median(rounds.iter().map(time)).as_secs_f64() * 1e3)
     };
-    let figure = |name, time| Figure {
-        name,
+    let figure = |name: &'static str, time| Figure {
+        name: name.into(),
         unit: "ms",
         value: median_ms(0, time).unwrap_or_default(),
         peer: median_ms(1, time),

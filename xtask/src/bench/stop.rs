@@ -33,8 +33,8 @@ pub fn measure(binary: &Path, directory: &Path, rounds: u32) -> Result<Vec<Figur
     ] {
         let times = stops(binary, &kernel, cpus, rounds)
             .map_err(|error| Error::Check(format!("The machine cannot be stopped: {error:?}")))?;
-        let figure = |name, time: Duration| Figure {
-            name,
+        let figure = |name: &'static str, time: Duration| Figure {
+            name: name.into(),
             unit: "ms",
             value: time.as_secs_f64() * 1e3,
             peer: None,

@@ -1,5 +1,7 @@
 //! Figures as a table for people and as JSON for programs.
 
+use std::borrow::Cow;
+
 use serde_json::json;
 
 use crate::error::{Error, Result};
@@ -11,7 +13,7 @@ const PEER: &str = "qemu";
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
     /// What it is, as `start.exit`.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     /// Its unit; empty for a count.
     pub unit: &'static str,
     /// Ours.
@@ -65,7 +67,11 @@ pub fn text(figures: &[Figure], has_peer: bool, rounds: u32) -> String {
         let number = |value: Option<f64>, digits| {
             value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
         };
-        let digits = if figure.unit == "ms" { 2 } else { 0 };
+        let digits = match figure.unit {
+            "ms" => 2,
+            "us" => 1,
+            _ => 0,
+        };
         text.push_str(&format!(
             "{:26} {:>12} {:>12} {:>8}\n",
             format!("{} {}", figure.name, figure.unit),
@@ -74,9 +80,7 @@ pub fn text(figures: &[Figure], has_peer: bool, rounds: u32) -> String {
             number(figure.ratio(), 3),
         ));
     }
-    text.push_str(&format!(
-        "Start-up: median of {rounds} rounds taken in turn.\n"
-    ));
+    text.push_str(&format!("Medians of {rounds} rounds taken in turn.\n"));
     if !has_peer {
         text.push_str(
             "There is no qemu-system-x86_64 on the search path to compare with: install \
@@ -91,7 +95,7 @@ mod tests {
     use super::*;
 
     const FIGURE: Figure = Figure {
-        name: "start.exit",
+        name: Cow::Borrowed("start.exit"),
         unit: "ms",
         value: 2.0,
         peer: Some(8.0),

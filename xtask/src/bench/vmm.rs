@@ -34,22 +34,36 @@ impl Vmm {
         }
     }
 
+    /// Sockets in `directory` on which `clients` are served at once: QEMU serves one on each.
+    pub fn sockets(&self, directory: &Path, clients: usize) -> Vec<PathBuf> {
+        let count = match self {
+            Self::Aerostat(_) => 1,
+            Self::Qemu(_) => clients,
+        };
+        let path = |number| directory.join(format!("{}-{number}", self.name()));
+        (0..count).map(path).collect()
+    }
+
     /// Starts a machine whose serial port is the process's standard output.
     ///
     /// # Errors
     ///
     /// When it cannot be started.
     pub fn start(&self, kernel: &Path, socket: &Path) -> Result<Child> {
-        // A socket left by the round before would be in the way.
-        let _ = std::fs::remove_file(socket);
+        self.start_with(kernel, &[socket.to_owned()])
+    }
+
+    /// As [`Self::start`], with QMP on each of `sockets`; ours has but one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::start`].
+    pub fn start_with(&self, kernel: &Path, sockets: &[PathBuf]) -> Result<Child> {
         let mut command = Command::new(self.binary());
         match self {
             Self::Aerostat(_) => {
                 command.arg("--kernel").arg(kernel);
-                command
-                    .args(["--mem", &format!("{MEMORY_MIB}M"), "--no-reboot"])
-                    .arg("--qmp")
-                    .arg(socket);
+                command.args(["--mem", &format!("{MEMORY_MIB}M"), "--no-reboot"]);
             }
             Self::Qemu(_) => {
                 command
@@ -72,13 +86,20 @@ impl Vmm {
                     // The guest resets through the keyboard controller, which ours has too.
                     .args(["-device", "i8042"])
                     .args(["-serial", "stdio", "-device", "virtio-balloon-device"])
-                    .args([
-                        "-qmp",
-                        &format!("unix:{},server=on,wait=off", socket.display()),
-                    ])
                     .arg("-kernel")
                     .arg(kernel);
             }
+        }
+        for socket in sockets {
+            // A socket left by the round before would be in the way.
+            let _ = std::fs::remove_file(socket);
+            match self {
+                Self::Aerostat(_) => command.arg("--qmp").arg(socket),
+                Self::Qemu(_) => command.args([
+                    "-qmp",
+                    &format!("unix:{},server=on,wait=off", socket.display()),
+                ]),
+            };
         }
         command
             .stdin(Stdio::null())
