@@ -34,6 +34,10 @@ mod backend;
 #[cfg(test)]
 mod testing;
 
+// `testing` is also part of the fuzz targets, which know this crate by its name.
+#[cfg(test)]
+extern crate self as aerostat_qmp;
+
 pub use backend::{
     Backend, BalloonInfo, CommandError, CpuInfo, GuestStatistics, KvmInfo, MachineInfo, RunState,
 };

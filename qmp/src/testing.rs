@@ -1,13 +1,13 @@
-//! A machine in memory for the tests of this crate.
+//! A machine in memory, for the tests of this crate and its fuzz targets.
 
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::command::Context;
-use crate::command::types::Arguments;
-use crate::resize::{DEFAULT_STALL_AFTER, Resize};
-use crate::{Backend, BalloonInfo, CommandError, CpuInfo, KvmInfo, MachineInfo, RunState, Sizes};
+use aerostat_qmp::command::Context;
+use aerostat_qmp::command::types::Arguments;
+use aerostat_qmp::resize::{DEFAULT_STALL_AFTER, Resize};
+use aerostat_qmp::{Backend, BalloonInfo, CommandError, CpuInfo, KvmInfo, MachineInfo, RunState, Sizes};
 
 /// RAM of [`Machine`].
 pub const RAM_BYTES: u64 = 256 << 20;

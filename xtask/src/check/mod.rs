@@ -121,7 +121,23 @@ fn check_sources(workspace: &Workspace, stages: &mut Stages) {
             .args(["doc", "--workspace", "--no-deps"]);
         process::run(&mut command)
     });
+    stages.run("Fuzz targets", || check_fuzz_targets(workspace));
     stages.run("Licences", || licenses::check(workspace));
+}
+
+/// The fuzz targets are a workspace of their own. Without the fuzzer they need no C++ compiler.
+fn check_fuzz_targets(workspace: &Workspace) -> Result<()> {
+    let manifest = ["--manifest-path", "qmp/fuzz/Cargo.toml"];
+    process::run(workspace.cargo().arg("fmt").args(manifest).arg("--check"))?;
+    process::run(
+        workspace
+            .cargo()
+            .arg("clippy")
+            .args(manifest)
+            .args(["--locked", "--no-default-features", "--target-dir"])
+            .arg(workspace.target.join("fuzz"))
+            .args(["--", "-D", "warnings"]),
+    )
 }
 
 /// The programs that are named, each with the tests that are named (`boot` or
