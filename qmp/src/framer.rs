@@ -16,6 +16,9 @@ pub const MAX_NESTING: i32 = 1024;
 pub const MAX_TOKENS: usize = 2 << 20;
 /// The tokens of a message must have fewer bytes than this; white space does not count.
 pub const MAX_TOKEN_BYTES: usize = 64 << 20;
+/// What a token takes in the value that is being built, its text apart: at most that of an array
+/// with one element, which has room for four, for each of its four tokens.
+pub const BYTES_OF_TOKEN: usize = 96;
 
 /// A buffer above this size is given back after the token that needed it.
 const KEPT_BUFFER_BYTES: usize = 64 << 10;
@@ -46,9 +49,9 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// How many bytes of memory the message takes that is not complete yet.
+    /// How many bytes of memory the message takes at most that is not complete yet.
     pub fn held_bytes(&self) -> usize {
-        self.text.len() + self.tokens.len() * size_of::<Token>()
+        self.partial.len() + self.token_bytes + self.tokens * BYTES_OF_TOKEN
     }
 
     /// Takes bytes from the front of `input` up to the end of the next message or fault. `None`

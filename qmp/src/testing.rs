@@ -7,7 +7,9 @@ use serde_json::Value;
 use aerostat_qmp::command::Context;
 use aerostat_qmp::command::types::Arguments;
 use aerostat_qmp::resize::{DEFAULT_STALL_AFTER, Resize};
-use aerostat_qmp::{Backend, BalloonInfo, CommandError, CpuInfo, KvmInfo, MachineInfo, RunState, Sizes};
+use aerostat_qmp::{
+    Backend, BalloonInfo, CommandError, CpuInfo, KvmInfo, MachineInfo, RunState, Sizes,
+};
 
 /// RAM of [`Machine`].
 pub const RAM_BYTES: u64 = 256 << 20;

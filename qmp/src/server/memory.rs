@@ -14,8 +14,8 @@ use crate::backend::CommandError;
 /// What each client may hold without regard for the others: enough for the output after which its
 /// input has to wait ([`OUTPUT_PAUSE_BYTES`](super::OUTPUT_PAUSE_BYTES)) and a long reply.
 pub const CLIENT_BYTES: usize = 2 << 20;
-/// What all clients together may hold beyond that: enough for messages of the largest size from
-/// two clients at once.
+/// What all clients together may hold beyond that: enough for a message of the largest size, and
+/// for four that are one long string each.
 pub const SHARED_BYTES: usize = 256 << 20;
 
 /// How much of what a client holds comes out of what is there for all.
@@ -36,7 +36,7 @@ pub fn out_of_memory(shared_limit: usize) -> CommandError {
 mod tests {
     use super::super::{MAX_CLIENTS, OUTPUT_PAUSE_BYTES};
     use super::*;
-    use crate::framer::{MAX_TOKEN_BYTES, MAX_TOKENS, Token};
+    use crate::framer::{BYTES_OF_TOKEN, MAX_TOKEN_BYTES, MAX_TOKENS};
 
     #[test]
     fn client_within_its_own_part_takes_nothing_from_the_others() {
@@ -49,8 +49,8 @@ mod tests {
     fn limits_are_as_documented() {
         const { assert!(OUTPUT_PAUSE_BYTES < CLIENT_BYTES) };
         assert_eq!(MAX_CLIENTS * CLIENT_BYTES + SHARED_BYTES, 384 << 20);
-        let largest_message = MAX_TOKEN_BYTES + MAX_TOKENS * size_of::<Token>();
-        assert!(2 * largest_message <= SHARED_BYTES);
+        let largest_message = MAX_TOKEN_BYTES + MAX_TOKENS * BYTES_OF_TOKEN;
+        assert!(largest_message <= SHARED_BYTES);
         assert!(out_of_memory(SHARED_BYTES).to_string().contains("256 MiB"));
     }
 }

@@ -5,6 +5,8 @@ use super::*;
 
 /// What all clients may hold together beyond their own parts, in these tests.
 const SHARED: usize = 4 << 20;
+/// What the tokens before a long string take at most.
+const SLACK: usize = 1000;
 
 /// A server whose clients may hold [`SHARED`] together beyond their own parts.
 fn small() -> Fixture {
@@ -47,7 +49,7 @@ fn unfinished_requests_are_bounded_over_all_clients() {
     let mut fixture = small();
     let mut clients: Vec<_> = (0..4).map(|_| fixture.negotiated()).collect();
     for client in &mut clients {
-        fixture.send(client, &unfinished(CLIENT_BYTES + SHARED / 4 - 100));
+        fixture.send(client, &unfinished(CLIENT_BYTES + SHARED / 4 - SLACK));
     }
     assert_eq!(fixture.server().clients.len(), 4);
 
@@ -84,9 +86,9 @@ fn requests_of_many_small_tokens_count_with_what_the_tokens_take() {
 fn client_within_its_own_part_is_served_while_the_shared_part_is_used_up() {
     let mut fixture = small();
     let mut greedy = fixture.negotiated();
-    fixture.send(&mut greedy, &unfinished(CLIENT_BYTES + SHARED - 100));
+    fixture.send(&mut greedy, &unfinished(CLIENT_BYTES + SHARED - SLACK));
     let mut modest = fixture.negotiated();
-    fixture.send(&mut modest, &unfinished(CLIENT_BYTES - 100));
+    fixture.send(&mut modest, &unfinished(CLIENT_BYTES - SLACK));
     let reply = fixture.ask(&mut modest, "'}");
     assert!(reply.contains("CommandNotFound"), "{}", reply.len());
     assert_eq!(fixture.server().clients.len(), 2);
@@ -97,7 +99,7 @@ fn memory_of_a_request_is_there_again_when_its_client_leaves() {
     let mut fixture = small();
     for _ in 0..4 {
         let mut client = fixture.negotiated();
-        fixture.send(&mut client, &unfinished(CLIENT_BYTES + SHARED - 100));
+        fixture.send(&mut client, &unfinished(CLIENT_BYTES + SHARED - SLACK));
         assert_eq!(fixture.server().clients.len(), 1);
         drop(client);
         fixture.settle();
