@@ -131,17 +131,16 @@ fn machines_started_at_once_on_the_same_paths_leave_one_that_runs() {
         let mut qmp = common::qmp::Client::connect(&socket).expect("connect");
         qmp.wait_for_status("running", LIMIT).expect("running");
         let ended = |machine: &mut Machine| machine.exit_status().expect("status").is_some();
-        while !machines.iter_mut().any(ended) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        assert!(common::wait_until(LIMIT, || machines.iter_mut().any(ended)));
+        let text = || std::fs::read_to_string(&console).expect("console");
+        assert!(common::wait_until(LIMIT, || text().len() >= "ready\n".len()));
         qmp.execute("quit").expect("quit");
         let mut statuses = machines
             .each_mut()
             .map(|machine| machine.wait_exit().expect("end").code());
         statuses.sort();
         assert_eq!(statuses, [Some(0), Some(2)]);
-        let text = std::fs::read_to_string(&console).expect("console");
-        assert_eq!(text, "ready\n");
+        assert_eq!(text(), "ready\n");
         assert!(!socket.exists());
     }
 }
