@@ -3,6 +3,7 @@
 
 mod common;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aerostat_tiny_guest::{BalloonDriver, OTHERS_COUNTER, Script};
@@ -158,20 +159,46 @@ fn reset_during_an_inflate_leaves_a_device_that_works() {
     assert_eq!(qmp.status().expect("status"), "running");
 }
 
-/// Descriptors, threads and mappings of the machine's process.
-fn resources(machine: &Machine) -> [usize; 3] {
-    let count = |folder: &str| {
-        let path = format!("/proc/{}/{folder}", machine.pid());
-        std::fs::read_dir(path).expect("proc").count()
+/// Descriptors, threads and mappings of the machine's process, by what they are.
+fn resources(machine: &Machine) -> [Vec<String>; 3] {
+    let process = PathBuf::from(format!("/proc/{}", machine.pid()));
+    let entries = |folder: &str| {
+        let entries = std::fs::read_dir(process.join(folder)).expect("proc");
+        entries.map(|entry| entry.expect("entry").path())
     };
-    let maps = std::fs::read_to_string(format!("/proc/{}/maps", machine.pid())).expect("maps");
-    [count("fd"), count("task"), maps.lines().count()]
+    let text = |path: &Path| std::fs::read_to_string(path).unwrap_or_default();
+    let descriptors = entries("fd")
+        .filter_map(|path| std::fs::read_link(path).ok())
+        .map(|target| target.display().to_string());
+    let threads = entries("task").map(|path| text(&path.join("comm")));
+    let maps = text(&process.join("maps"));
+    // Access, offset, device, inode and path; without the addresses.
+    let mappings = maps.lines().filter_map(|line| line.split_once(' '));
+    let mappings = mappings.map(|(_, rest)| rest.to_owned());
+    [descriptors.collect(), threads.collect(), mappings.collect()].map(|mut names: Vec<String>| {
+        names.sort();
+        names
+    })
+}
+
+/// The resources once the CPUs' threads have let go of the machine before the last reset, which
+/// each does when it gets to it.
+fn settled_resources(machine: &Machine, cpus: usize) -> [Vec<String>; 3] {
+    let is_cpu = |name: &&String| name.contains("kvm-vcpu");
+    let mut seen = resources(machine);
+    common::wait_until(LIMIT, || {
+        let before = std::mem::replace(&mut seen, resources(machine));
+        seen == before && seen[0].iter().filter(is_cpu).count() == cpus
+    });
+    seen
 }
 
 #[test]
 fn hundred_resets_leave_nothing_behind() {
+    const CPUS: usize = 2;
     let script = idle().start_others();
-    let setup = Setup::tiny(script).expect("guest").argument("--cpus", "2");
+    let setup = Setup::tiny(script).expect("guest");
+    let setup = setup.argument("--cpus", CPUS.to_string());
     let mut machine = setup.start().expect("start");
     let mut qmp = machine.qmp().expect("connect");
     let mut reset = |count: usize| {
@@ -181,11 +208,12 @@ fn hundred_resets_leave_nothing_behind() {
         }
         machine.console.wait_for("ready", LIMIT).expect("guest");
         qmp.execute("stop").expect("stop");
-        let seen = (resources(&machine), machine.resident_kib().expect("RSS"));
+        let resources = settled_resources(&machine, CPUS);
+        let resident_kib = machine.resident_kib().expect("RSS");
         qmp.execute("cont").expect("cont");
         machine.console.send("k").expect("type");
         qmp.execute("system_reset").expect("reset");
-        seen
+        (resources, resident_kib)
     };
     // What is allocated once is allocated by then.
     let (before, before_kib) = reset(10);
