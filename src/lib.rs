@@ -21,6 +21,7 @@ pub mod sockets;
 
 use std::error::Error;
 use std::fmt::Write as _;
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use cli::{Options, Request};
@@ -52,7 +53,8 @@ fn run(options: &Options) -> ExitCode {
 }
 
 fn complain(message: &str, status: u8) -> ExitCode {
-    eprintln!("aerostat: {message}");
+    // Nobody may be there to read it; the status tells as well.
+    let _ = writeln!(io::stderr(), "aerostat: {message}");
     ExitCode::from(status)
 }
 

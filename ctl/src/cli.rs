@@ -25,7 +25,7 @@ use clap::{Args, Parser, Subcommand};
                   connection,\n3 the guest did not reach its size, 124 the time of --timeout was up.",
     max_term_width = 100
 )]
-pub struct Arguments {
+pub struct CommandLine {
     /// Path of the machine's QMP socket
     pub socket: PathBuf,
     /// Gives up when this time is up, as 30s or 2m [default: 10s to connect, no limit after that]
@@ -72,29 +72,38 @@ struct QmpArguments {
     timeout: Option<Duration>,
 }
 
-impl Arguments {
+impl CommandLine {
     /// Reads the command line.
     ///
     /// # Errors
     ///
     /// When it is wrong, or asks for help.
     pub fn read(line: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        let mut arguments = Self::try_parse_from(line)?;
+        let mut all = Self::try_parse_from(line)?;
         // Clap leaves all behind the name of an external command alone, options too.
-        if let Command::Qmp(words) = &mut arguments.command {
+        if let Command::Qmp(words) = &mut all.command {
             let program = std::iter::once("aerostat-ctl");
             let line = program.chain(words.iter().map(String::as_str));
             let read = QmpArguments::try_parse_from(line)?;
-            arguments.timeout = read.timeout.or(arguments.timeout);
+            all.timeout = read.timeout.or(all.timeout);
             *words = std::iter::once(read.command).chain(read.words).collect();
         }
-        Ok(arguments)
+        Ok(all)
     }
 }
 
 /// A time that can pass.
 fn time(text: &str) -> Result<Duration, String> {
     parse_time(text).map_err(|error| error.to_string())
+}
+
+/// A size that a guest can have.
+fn size(text: &str) -> Result<u64, String> {
+    match parse_size(text) {
+        Ok(0) => Err("a guest cannot do without any memory".to_owned()),
+        Ok(size) => Ok(size),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 /// Whether help or version was asked for, which is no error.
@@ -129,7 +138,7 @@ pub fn one_line(error: &clap::Error) -> String {
 #[derive(Debug, Args)]
 pub struct ResizeOptions {
     /// The memory that the guest shall have, as 256M or 1.5G; a bare number counts MiB
-    #[arg(value_parser = parse_size)]
+    #[arg(value_parser = size)]
     pub size: u64,
     /// Wait until the guest has this size, and show how it gets there
     #[arg(long)]
@@ -165,14 +174,14 @@ mod tests {
 
     use super::*;
 
-    fn read(line: &str) -> Result<Arguments, String> {
+    fn read(line: &str) -> Result<CommandLine, String> {
         let words = line.split(' ').map(OsString::from);
-        Arguments::read(words).map_err(|error| one_line(&error))
+        CommandLine::read(words).map_err(|error| one_line(&error))
     }
 
     #[test]
     fn definitions_are_consistent() {
-        Arguments::command().debug_assert();
+        CommandLine::command().debug_assert();
         QmpArguments::command().debug_assert();
     }
 
@@ -192,9 +201,9 @@ mod tests {
 
     #[test]
     fn other_commands_are_those_of_qmp() {
-        let arguments = read("ctl s balloon value=1 a.b=2").unwrap();
-        let Command::Qmp(words) = arguments.command else {
-            panic!("{arguments:?}");
+        let line = read("ctl s balloon value=1 a.b=2").unwrap();
+        let Command::Qmp(words) = line.command else {
+            panic!("{line:?}");
         };
         assert_eq!(words, ["balloon", "value=1", "a.b=2"]);
     }
@@ -206,6 +215,7 @@ mod tests {
             ("ctl s", "SOCKET and COMMAND are missing"),
             ("ctl s resize", "<SIZE>"),
             ("ctl s resize 12Q", "not a size"),
+            ("ctl s resize 0", "without any memory"),
             ("ctl s resize 1G --stall 1s", "--wait"),
             ("ctl s --timeout 0 status", "no time at all"),
             ("ctl s events --count 0", "0 is not in"),

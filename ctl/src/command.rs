@@ -1,8 +1,9 @@
 //! One command of QMP, and what it returns.
 
-use crate::arguments::Request;
-use crate::connect::{Session, print};
+use crate::connect::Session;
 use crate::failure::Failure;
+use crate::output::print;
+use crate::request::Request;
 
 /// Runs the command and prints what it returns.
 ///

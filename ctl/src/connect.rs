@@ -1,17 +1,19 @@
 //! The connection to the machine, with the time that all may take.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use aerostat_qmp::client::{Arguments, Client, ClientError, Deadline, Pending};
+use aerostat_qmp::client::{
+    Arguments, Client, ClientError, ConnectError, Deadline, Greeting, Pending,
+};
 use serde_json::Value;
 
 use crate::failure::Failure;
+use crate::output::tell;
 
 /// How long a connection may take where nothing else is said.
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
-/// After this time without a greeting it is said why that may be.
+/// After this time without a place or a greeting it is said why that may be.
 const SILENCE: Duration = Duration::from_secs(3);
 
 /// A negotiated connection.
@@ -29,30 +31,74 @@ pub struct Session {
 ///
 /// # Errors
 ///
-/// When nobody listens, what listens does not speak QMP, or says nothing in time.
+/// When nobody listens, what listens does not speak QMP, or does not serve this client in time.
 pub fn connect(socket: &Path, timeout: Option<Duration>) -> Result<Session, Failure> {
     let begun = Instant::now();
     let limit = timeout.unwrap_or(CONNECT_LIMIT);
-    let deadline = Some(begun + limit);
-    let mut pending = Pending::open(socket, deadline)?;
-    let mut greeting = pending.greeting(Some(begun + SILENCE.min(limit)))?;
-    if greeting.is_none() && limit > SILENCE {
-        eprintln!(
-            "aerostat-ctl: Waiting for {} to greet: another client may be connected; \
-             QEMU serves one at a time",
+    let deadline = begun + limit;
+    let patience = begun + SILENCE.min(limit);
+    let mut waiting = Waiting::new(socket);
+    let mut greeting = waiting.greeting(patience)?;
+    if greeting.is_none() && patience < deadline {
+        tell(format_args!(
+            "Waiting for {}: another client may be connected; QEMU serves one at a time",
             socket.display()
-        );
-        greeting = pending.greeting(deadline)?;
+        ));
+        greeting = waiting.greeting(deadline)?;
     }
-    let greeting = greeting.ok_or_else(|| Failure::Silent {
+    let client = match greeting {
+        None => None,
+        Some((pending, greeting)) => match pending.negotiate(greeting, Some(deadline)) {
+            Ok(client) => Some(client),
+            Err(ClientError::Timeout(_)) => None,
+            Err(error) => return Err(error.into()),
+        },
+    };
+    let client = client.ok_or_else(|| Failure::NotServed {
         socket: socket.to_owned(),
         limit,
+        is_asked: timeout.is_some(),
     })?;
     Ok(Session {
-        client: pending.negotiate(greeting, deadline)?,
+        client,
         timeout,
-        deadline: timeout.map(|timeout| begun + timeout),
+        deadline: timeout.map(|_| deadline),
     })
+}
+
+/// A client that the server has not greeted.
+struct Waiting<'a> {
+    socket: &'a Path,
+    /// The connection, once there is a place for it.
+    pending: Option<Pending>,
+}
+
+impl<'a> Waiting<'a> {
+    fn new(socket: &'a Path) -> Self {
+        let pending = None;
+        Self { socket, pending }
+    }
+
+    /// The connection and what the server says first; `None` if it has no place for this client
+    /// until the deadline, or does not greet it.
+    fn greeting(&mut self, deadline: Instant) -> Result<Option<(Pending, Greeting)>, Failure> {
+        let pending = match self.pending.take() {
+            Some(pending) => Ok(pending),
+            None => Pending::open(self.socket, Some(deadline)),
+        };
+        let mut pending = match pending {
+            Ok(pending) => pending,
+            Err(ConnectError::Full(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match pending.greeting(Some(deadline))? {
+            Some(greeting) => Ok(Some((pending, greeting))),
+            None => {
+                self.pending = Some(pending);
+                Ok(None)
+            }
+        }
+    }
 }
 
 impl Session {
@@ -82,16 +128,4 @@ impl Session {
             Err(error) => Err(error),
         }
     }
-}
-
-/// Prints a line at once.
-///
-/// # Errors
-///
-/// When standard output takes nothing.
-pub fn print(line: &str) -> Result<(), Failure> {
-    let mut output = io::stdout().lock();
-    writeln!(output, "{line}")
-        .and_then(|()| output.flush())
-        .map_err(Failure::Output)
 }

@@ -3,8 +3,9 @@
 use aerostat_qmp::client::ClientError;
 
 use crate::cli::EventsOptions;
-use crate::connect::{Session, print};
+use crate::connect::Session;
 use crate::failure::Failure;
+use crate::output::print;
 
 /// How names of events begin that a client of Aerostat gets once it has used an extension.
 const EXTENSION: &str = "X_";

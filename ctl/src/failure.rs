@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aerostat_qmp::client::{ClientError, ConnectError};
 
-use crate::arguments::ArgumentsError;
+use crate::request::ArgumentsError;
 use crate::resize::Missed;
 
 /// Exit status: the machine answered with an error.
@@ -28,13 +28,15 @@ pub enum Failure {
     /// There is no connection.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// There is one, but the server says nothing.
-    #[error("{} did not greet within {}: another client may be connected; QEMU serves one at a time", socket.display(), humantime::format_duration(*.limit))]
-    Silent {
+    /// The server has no place for this client, or says nothing to it.
+    #[error("{} did not serve this client within {}: another may be connected; QEMU serves one at a time", socket.display(), humantime::format_duration(*.limit))]
+    NotServed {
         /// The socket.
         socket: PathBuf,
         /// How long it was waited for.
         limit: Duration,
+        /// Whether that is the time of `--timeout`.
+        is_asked: bool,
     },
     /// A command failed, or the connection.
     #[error(transparent)]
@@ -45,10 +47,10 @@ pub enum Failure {
     /// The time was up while events were waited for.
     #[error("The time is up after {0} events")]
     EventsTimeUp(u64),
-    /// Commands of a script failed, which was told there and then.
+    /// Commands of the shell failed, or its connection, which was told there and then.
     #[error("Not all commands were done")]
-    Script {
-        /// The exit status of the worst of them.
+    Told {
+        /// The exit status of the worst of it.
         status: u8,
     },
     /// Standard output takes nothing.
@@ -65,20 +67,22 @@ impl Failure {
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Client(ClientError::Refused(_)) => REFUSED,
-            Self::Client(ClientError::Timeout(_)) | Self::EventsTimeUp(_) => TIME_UP,
+            Self::Client(ClientError::Timeout(_))
+            | Self::EventsTimeUp(_)
+            | Self::NotServed { is_asked: true, .. } => TIME_UP,
             Self::Missed(missed) if missed.is_time_up() => TIME_UP,
             Self::Missed(_) => STALLED,
-            Self::Script { status } => *status,
+            Self::Told { status } => *status,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             _ => UNUSABLE,
         }
     }
 
-    /// Whether nothing is to be said: a reader of standard output that has seen enough, or what was
-    /// told before.
+    /// Whether nothing is to be said: a reader of standard output has seen enough, or it was told
+    /// before.
     #[must_use]
     pub fn is_silent(&self) -> bool {
-        self.exit_status() == 0 || matches!(self, Self::Script { .. })
+        self.exit_status() == 0 || matches!(self, Self::Told { .. })
     }
 }
 

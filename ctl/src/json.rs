@@ -24,11 +24,18 @@ pub fn parse(text: &str) -> Result<Value, TextError> {
     match parse_dialect(text) {
         Ok(value) => Ok(value),
         // The parser of the protocol knows no places.
-        Err(fault) => {
-            let fault = TextError::Dialect(fault);
-            Err(serde_json::from_str::<Value>(text).map_or_else(TextError::Fault, |_| fault))
-        }
+        Err(fault) => Err(match serde_json::from_str::<Value>(text) {
+            Err(error) if !begins_single_quoted(text, &error) => TextError::Fault(error),
+            _ => TextError::Dialect(fault),
+        }),
     }
+}
+
+/// Whether what the strict parser does not like is a string in single quotes, which is none here.
+fn begins_single_quoted(text: &str, error: &serde_json::Error) -> bool {
+    let line = text.lines().nth(error.line().saturating_sub(1));
+    let at = error.column().saturating_sub(1);
+    line.is_some_and(|line| line.as_bytes().get(at) == Some(&b'\''))
 }
 
 fn parse_dialect(text: &str) -> Result<Value, String> {
@@ -78,6 +85,14 @@ mod tests {
         ] {
             let error = parse(text).unwrap_err().to_string();
             assert!(error.contains(said), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn single_quotes_are_not_blamed() {
+        for text in ["{'value': }", "['a', }", "[1,\n 'b' 2]"] {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.starts_with("JSON parse error, "), "{text}: {error}");
         }
     }
 

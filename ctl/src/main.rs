@@ -5,48 +5,50 @@
 //! Results go to standard output, everything else to standard error.
 
 mod amount;
-mod arguments;
 mod cli;
 mod command;
 mod connect;
 mod events;
 mod failure;
 mod json;
+mod output;
+mod request;
 mod resize;
 mod shell;
 mod status;
 
 use std::process::ExitCode;
 
-use cli::{Arguments, Command};
+use cli::{Command, CommandLine};
 use connect::connect;
 use failure::{Failure, UNUSABLE};
+use output::tell;
 
 fn main() -> ExitCode {
-    match Arguments::read(std::env::args_os()) {
-        Ok(arguments) => finish(run(arguments)),
+    match CommandLine::read(std::env::args_os()) {
+        Ok(line) => finish(run(line)),
         Err(error) if cli::is_answer(&error) => {
             // A reader that has gone away does not matter.
             let _ = error.print();
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("aerostat-ctl: {}", cli::one_line(&error));
+            tell(cli::one_line(&error));
             ExitCode::from(UNUSABLE)
         }
     }
 }
 
-fn run(arguments: Arguments) -> Result<(), Failure> {
+fn run(line: CommandLine) -> Result<(), Failure> {
     // Wrong arguments are told before anything is sent.
-    let open = || connect(&arguments.socket, arguments.timeout);
-    match arguments.command {
+    let open = || connect(&line.socket, line.timeout);
+    match line.command {
         Command::Resize(options) => resize::run(&mut open()?, &options),
         Command::Status(options) => status::run(&mut open()?, options.json),
         Command::Events(options) => events::run(&mut open()?, &options),
         Command::Shell => shell::run(open()?),
         Command::Qmp(words) => {
-            let request = arguments::from_words(&words)?;
+            let request = request::from_words(&words)?;
             command::run(&mut open()?, request)
         }
     }
@@ -57,7 +59,7 @@ fn finish(outcome: Result<(), Failure>) -> ExitCode {
         return ExitCode::SUCCESS;
     };
     if !failure.is_silent() {
-        eprintln!("aerostat-ctl: {}", failure::chain(&failure));
+        tell(failure::chain(&failure));
     }
     ExitCode::from(failure.exit_status())
 }

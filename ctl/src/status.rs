@@ -6,8 +6,9 @@ use aerostat_qmp::client::ClientError;
 use serde_json::{Map, Value};
 
 use crate::amount::amount;
-use crate::connect::{Session, print};
+use crate::connect::Session;
 use crate::failure::Failure;
+use crate::output::print;
 
 /// Prints the state as a table, or as JSON with sizes in bytes.
 ///

@@ -2,11 +2,13 @@
 
 mod common;
 
+use std::io::Write;
 use std::path::Path;
 use std::time::Instant;
 
 use common::fake::{Fake, event, refuse, reply, unknown};
 use common::{ctl, run};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use serde_json::{Value, json};
 
 #[test]
@@ -97,11 +99,55 @@ fn silent_server_is_explained_and_given_up() {
         "{ended:?}"
     );
     assert!(
-        lines[1].contains("did not greet within 3s 500ms"),
+        lines[1].contains("did not serve this client within 3s 500ms"),
         "{ended:?}"
     );
     assert!(lines[1].ends_with("QEMU serves one at a time"), "{ended:?}");
-    assert_eq!(ended.status, Some(2));
+    assert_eq!(ended.status, Some(124));
+}
+
+#[test]
+fn server_without_a_place_is_explained_and_given_up() {
+    let directory = tempfile::TempDir::new().expect("temporary directory");
+    let socket = directory.path().join("s");
+    let listener = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None);
+    let listener = listener.expect("socket");
+    let address = SocketAddrUnix::new(&socket).expect("address");
+    rustix::net::bind(&listener, &address).expect("bind");
+    // One client may wait for its connection; there it is.
+    rustix::net::listen(&listener, 0).expect("listen");
+    let _first = std::os::unix::net::UnixStream::connect(&socket).expect("connect");
+    let ended = run(&socket, &["--timeout", "3500ms", "status"]);
+    let lines: Vec<&str> = ended.stderr.lines().collect();
+    assert_eq!((lines.len(), ended.status), (2, Some(124)), "{ended:?}");
+    assert!(lines[0].contains("another client may be connected"));
+}
+
+#[test]
+fn server_that_refuses_to_greet_is_quoted() {
+    let directory = tempfile::TempDir::new().expect("temporary directory");
+    let socket = directory.path().join("s");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).expect("bind");
+    std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("accept");
+        let refusal = r#"{"error": {"class": "GenericError", "desc": "Too many clients"}}"#;
+        // A client that has gone shows in what it says.
+        let _ = writeln!(client, "{refusal}");
+    });
+    let ended = run(&socket, &["status"]);
+    assert_eq!(
+        ended.stderr,
+        "aerostat-ctl: GenericError: Too many clients\n"
+    );
+    assert_eq!(ended.status, Some(1));
+}
+
+#[test]
+fn error_without_id_is_the_answer() {
+    let server = Fake::new(|_| vec![json!({"error": {"class": "GenericError", "desc": "deep"}})]);
+    let ended = run(&server.socket(), &["query-name"]);
+    assert_eq!(ended.stderr, "aerostat-ctl: GenericError: deep\n");
+    assert_eq!(ended.status, Some(1));
 }
 
 /// A server that sends three events when it is asked for its balloon.

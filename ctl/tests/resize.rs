@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::balloon::{extended, plain};
+use common::balloon::{extended, overruled, plain};
 use common::fake::{Fake, refuse};
 use common::terminal::{Running, Terminal};
 use common::{ctl, run};
@@ -73,13 +73,50 @@ fn server_that_can_wait_says_how_it_ended() {
         ),
         ("replaced", 3, "Another client set another size"),
     ] {
-        let server = extended(512, 1, outcome, 3);
+        // The same target again would not count.
+        let overruled_from = if outcome == "replaced" { 2 } else { u32::MAX };
+        let server = overruled(512, 1, outcome, 3, overruled_from);
         let ended = run(&server.socket(), &["resize", "100M", "--wait"]);
         assert_eq!(ended.status, Some(status), "{ended:?}");
         assert!(ended.stderr.contains(said), "{ended:?}");
         let waits = server.arguments_of("x-balloon-wait");
-        assert_eq!(waits, [json!({"timeout-ms": 60_000})]);
+        assert_eq!(waits, [json!({"value": 100 * MIB, "timeout-ms": 60_000})]);
     }
+}
+
+#[test]
+fn other_target_is_noticed_though_the_server_no_longer_waits() {
+    let server = overruled(512, 1, "stalled", 1, 3);
+    let arguments = ["resize", "100M", "--wait", "--stall", "1m"];
+    let ended = run(&server.socket(), &arguments);
+    let said = "Another client set another size: the guest has 512 MiB, not 100 MiB";
+    assert!(ended.stderr.contains(said), "{ended:?}");
+    assert_eq!(ended.status, Some(3));
+}
+
+#[test]
+fn same_target_set_again_is_waited_for() {
+    let server = extended(0, 20, "replaced", 2);
+    let ended = run(&server.socket(), &["resize", "400M", "--wait"]);
+    assert_eq!(ended.stdout, "The guest has 400 MiB.\n");
+}
+
+#[test]
+fn stall_is_the_servers_word_however_long_nothing_moves() {
+    // The guest does not move, and the server says so after six seconds.
+    let server = extended(512, 1, "stalled", 30);
+    let begun = std::time::Instant::now();
+    let ended = run(&server.socket(), &["resize", "100M", "--wait"]);
+    assert!(begun.elapsed().as_millis() > 5500, "{ended:?}");
+    assert_eq!(ended.status, Some(3));
+}
+
+#[test]
+fn largest_size_is_all_that_the_machine_has() {
+    let server = plain(0, 100);
+    let ended = run(&server.socket(), &["resize", "8388608T", "--wait"]);
+    assert_eq!(ended.stdout, "The guest has 512 MiB.\n");
+    assert_eq!(server.arguments_of("balloon"), [json!({"value": i64::MAX})]);
 }
 
 #[test]

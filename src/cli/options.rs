@@ -11,7 +11,7 @@ use clap::ValueEnum;
 use super::arguments::Arguments;
 use super::balloon::BalloonSettings;
 use super::socket::SocketArgument;
-use super::values::{MAX_VERBOSITY, SerialArgument, SerialValue};
+use super::values::{SerialArgument, SerialValue, sum_of_verbosity};
 
 /// What SIGTERM does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -167,7 +167,6 @@ impl TryFrom<Arguments> for Options {
         if arguments.debug_exit && arguments.no_shutdown {
             return Err(OptionsError::DebugExitWithoutShutdown);
         }
-        let verbose = arguments.verbose.into_iter().fold(0, u8::saturating_add);
         Ok(Self {
             kernel,
             initrd: arguments.initrd,
@@ -188,7 +187,7 @@ impl TryFrom<Arguments> for Options {
             expect: arguments.expect,
             debug_exit: arguments.debug_exit,
             serial,
-            verbose: verbose.min(MAX_VERBOSITY),
+            verbose: sum_of_verbosity(arguments.verbose),
             log_file: arguments.log_file,
         })
     }

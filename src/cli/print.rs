@@ -8,6 +8,7 @@ use toml_writer::ToTomlValue;
 
 use super::arguments::{file_options, key};
 use super::kind::Kind;
+use super::values::sum_of_verbosity;
 
 /// An option that cannot be written down.
 #[derive(Debug, thiserror::Error)]
@@ -65,7 +66,7 @@ fn values(option: &Arg, matches: &ArgMatches) -> Result<Vec<String>, PrintError>
         // Numbers that are given several times, as -v -v, are added up.
         Kind::Number => Ok(matches
             .get_many::<u8>(id)
-            .map(|numbers| numbers.copied().fold(0, u8::saturating_add).to_toml_value())
+            .map(|numbers| sum_of_verbosity(numbers.copied()).to_toml_value())
             .into_iter()
             .collect()),
         Kind::KeyedList(_) | Kind::Path(_) | Kind::Socket | Kind::Text => matches

@@ -10,7 +10,7 @@ use aerostat_vmm::config::MAX_CPUS;
 use crate::console::expectation::ExpectedText;
 
 /// The log has no level above this one.
-pub const MAX_VERBOSITY: u8 = 3;
+const MAX_VERBOSITY: u8 = 3;
 
 /// `on` or `off`; also `true` or `false`, as programs write them.
 pub fn switch(text: &str) -> Result<bool, String> {
@@ -29,6 +29,12 @@ pub fn cpus(text: &str) -> Result<u8, String> {
 /// What one `-v` or `--verbose=N` adds.
 pub fn verbosity(text: &str) -> Result<u8, String> {
     number(text, 0, MAX_VERBOSITY)
+}
+
+/// What several of them make.
+pub fn sum_of_verbosity(numbers: impl IntoIterator<Item = u8>) -> u8 {
+    let sum = numbers.into_iter().fold(0, u8::saturating_add);
+    sum.min(MAX_VERBOSITY)
 }
 
 fn number(text: &str, least: u8, most: u8) -> Result<u8, String> {

@@ -40,7 +40,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// Bytes in a decimal number with a suffix: exact, without floating point.
+/// Bytes in a decimal number with a suffix, without floating point; a part of a byte does not count.
 ///
 /// # Errors
 ///
@@ -63,7 +63,7 @@ pub fn parse_size(text: &str) -> Result<u64, ParseSizeError> {
         return Err(ParseSizeError::NotANumber);
     }
     let whole: u128 = whole.parse().map_err(|_| ParseSizeError::TooLarge)?;
-    // Digits past the 18th cannot make a difference of a byte, even of a TiB.
+    // What stands behind the 18th digit is less than a byte, even of a TiB.
     let fraction = &fraction[..fraction.len().min(18)];
     let scale = 10u128.pow(u32::try_from(fraction.len()).unwrap_or(0));
     let fraction: u128 = if fraction.is_empty() {

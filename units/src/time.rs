@@ -17,6 +17,9 @@ pub enum ParseTimeError {
     /// Nothing happens in no time.
     #[error("no time at all")]
     Zero,
+    /// Digits that make no sense in a time that can pass.
+    #[error("more than {MAX_DIGITS} digits: take a larger unit")]
+    TooManyDigits,
     /// More than a year.
     #[error("too long: at most 365 days")]
     TooLong,
@@ -26,7 +29,7 @@ pub enum ParseTimeError {
 ///
 /// # Errors
 ///
-/// When the text is no time, or one that is zero or more than a year.
+/// When the text is no time, or has more than 11 digits, or the time is zero or more than a year.
 ///
 /// ```
 /// use aerostat_units::parse_time;
@@ -34,9 +37,10 @@ pub enum ParseTimeError {
 /// ```
 pub fn parse_time(text: &str) -> Result<Duration, ParseTimeError> {
     let is_digit = |c: char| c.is_ascii_digit();
-    let time = if text.chars().filter(|c| is_digit(*c)).count() > MAX_DIGITS {
-        Duration::MAX
-    } else if !text.is_empty() && text.chars().all(is_digit) {
+    if text.chars().filter(|c| is_digit(*c)).count() > MAX_DIGITS {
+        return Err(ParseTimeError::TooManyDigits);
+    }
+    let time = if !text.is_empty() && text.chars().all(is_digit) {
         text.parse().map_or(Duration::MAX, Duration::from_secs)
     } else {
         humantime::parse_duration(text).map_err(ParseTimeError::NotATime)?
@@ -62,8 +66,15 @@ mod tests {
         for text in ["0", "0ms"] {
             assert_eq!(parse_time(text), Err(ParseTimeError::Zero), "{text}");
         }
-        for text in ["366d", "18446744073709551615s", "99999999999y"] {
+        for text in ["366d", "99999999999y"] {
             assert_eq!(parse_time(text), Err(ParseTimeError::TooLong), "{text}");
+        }
+        for text in ["18446744073709551615s", "1000000000000ns"] {
+            assert_eq!(
+                parse_time(text),
+                Err(ParseTimeError::TooManyDigits),
+                "{text}"
+            );
         }
         for text in ["", "s", "5 apples", "-1s"] {
             let refused = parse_time(text);

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::amount::amount;
+use crate::output::tell;
 
 /// Least time between two lines.
 const LINE_PAUSE: Duration = Duration::from_secs(1);
@@ -57,7 +58,7 @@ impl Display {
                 let is_new =
                     last.is_none_or(|(shown, at)| shown != actual && at.elapsed() >= LINE_PAUSE);
                 if is_new {
-                    eprintln!("aerostat-ctl: The guest has {text}");
+                    tell(format_args!("The guest has {text}"));
                     *last = Some((actual, Instant::now()));
                 }
             }

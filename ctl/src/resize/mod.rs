@@ -15,8 +15,9 @@ use serde_json::Value;
 
 use crate::amount::amount;
 use crate::cli::ResizeOptions;
-use crate::connect::{Session, print};
+use crate::connect::Session;
 use crate::failure::Failure;
+use crate::output::{print, tell};
 use crate::status::total;
 
 use display::Display;
@@ -78,28 +79,23 @@ pub fn run(session: &mut Session, options: &ResizeOptions) -> Result<(), Failure
     let memory = session.ask("query-memory-size-summary")?;
     let memory = memory.and_then(|summary| total(&summary).as_u64());
     if let Some(memory) = memory.filter(|memory| options.size > *memory) {
-        eprintln!(
-            "aerostat-ctl: The machine has only {}: the guest gets all of it",
+        tell(format_args!(
+            "The machine has only {}: the guest gets all of it",
             amount(memory)
-        );
+        ));
     }
     let goal = Goal::new(options.size, memory);
     if !options.wait {
         session.execute("balloon", Some(value_argument(options.size)))?;
         return print(&format!("The guest shall have {}.", amount(goal.bytes())));
     }
-    let start = actual(session)?;
+    let start = Balloon::ask(session, false)?.actual;
     let mut waiting = Waiting::begin(session, options, goal)?;
-    let mut watch = Watch::new(
-        waiting.goal,
-        start,
-        options.stall.unwrap_or(STALL),
-        waiting.session.deadline,
-    );
-    let mut display = Display::new(start, waiting.goal.bytes());
+    let mut watch = Watch::new(goal, start, waiting.stall, waiting.session.deadline);
+    let mut display = Display::new(start, goal.bytes());
     let end = waiting.watch(&mut watch, &mut display);
     display.finish();
-    let (actual, goal) = (watch.actual(), waiting.goal.bytes());
+    let (actual, goal) = (watch.actual(), goal.bytes());
     match end? {
         End::Reached => print(&format!("The guest has {}.", amount(actual))),
         End::Stalled => {
@@ -111,25 +107,47 @@ pub fn run(session: &mut Session, options: &ResizeOptions) -> Result<(), Failure
     }
 }
 
+/// The argument of a command that sets the size. The protocol has no larger number.
 fn value_argument(bytes: u64) -> Arguments {
-    Arguments::from_iter([("value".to_owned(), bytes.into())])
+    let value = bytes.min(i64::MAX.unsigned_abs());
+    Arguments::from_iter([("value".to_owned(), value.into())])
 }
 
-/// What the guest has, in bytes.
-fn actual(session: &mut Session) -> Result<u64, ClientError> {
-    let answer = session.execute("query-balloon", None)?;
-    let actual = answer["actual"].as_u64();
-    actual.ok_or_else(|| ClientError::NotQmp(format!("a balloon without size: {answer}")))
+/// What a client may know of the balloon. Sizes are in bytes.
+struct Balloon {
+    /// What the guest has.
+    actual: u64,
+    /// What it shall have, if the server says that.
+    target: Option<u64>,
+}
+
+impl Balloon {
+    /// Asks the server, for the target too if that is an extension which it has.
+    fn ask(session: &mut Session, is_extended: bool) -> Result<Self, ClientError> {
+        let command = match is_extended {
+            true => "x-query-balloon",
+            false => "query-balloon",
+        };
+        let answer = session.execute(command, None)?;
+        let actual = answer["actual"].as_u64();
+        let actual = actual
+            .ok_or_else(|| ClientError::NotQmp(format!("a balloon without size: {answer}")))?;
+        let target = answer["target"].as_u64();
+        Ok(Self { actual, target })
+    }
 }
 
 /// A wait for a target that was set.
 struct Waiting<'a> {
     session: &'a mut Session,
     goal: Goal,
+    /// Whether the server has extensions about its balloon.
+    is_extended: bool,
     /// Id of the `x-balloon-wait` that has no reply yet; `None` where only the size tells.
     reply_to: Option<Value>,
-    /// Whether the server's word counts when it calls the guest stalled.
-    server_knows_stalls: bool,
+    /// Time without any change after which the guest counts as stalled; `None` where that is the
+    /// server's word.
+    stall: Option<Duration>,
 }
 
 impl<'a> Waiting<'a> {
@@ -140,36 +158,32 @@ impl<'a> Waiting<'a> {
         goal: Goal,
     ) -> Result<Self, ClientError> {
         let is_extended = session.ask("x-query-balloon")?.is_some();
-        session.execute("balloon", Some(value_argument(options.size)))?;
+        let value = value_argument(options.size);
         let mut waiting = Self {
             session,
             goal,
+            is_extended,
             reply_to: None,
-            server_knows_stalls: options.stall.is_none(),
+            stall: options.stall,
         };
         if is_extended {
-            waiting.ask_to_wait()?;
-            let balloon = waiting.session.ask("x-query-balloon")?.unwrap_or_default();
-            if let Some(target) = balloon["target"].as_u64() {
-                waiting.goal = Goal::exactly(target);
-            }
+            waiting.ask_to_wait(value)?;
+        } else {
+            waiting.session.execute("balloon", Some(value))?;
+            waiting.stall.get_or_insert(STALL);
         }
         Ok(waiting)
     }
 
-    /// Asks the server to reply when the target is reached.
-    fn ask_to_wait(&mut self) -> Result<(), ClientError> {
+    /// Asks the server to reply when the target is reached; `arguments` may set one.
+    fn ask_to_wait(&mut self, mut arguments: Arguments) -> Result<(), ClientError> {
         let deadline = self.session.deadline;
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let wait = left.unwrap_or(WAIT).min(WAIT).max(Duration::from_millis(1));
         let wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        let arguments = Arguments::from_iter([("timeout-ms".to_owned(), wait_ms.into())]);
-        let command = "x-balloon-wait";
-        let id = self
-            .session
-            .client
-            .send(command, Some(arguments), deadline)?;
-        self.reply_to = Some(id);
+        arguments.insert("timeout-ms".to_owned(), wait_ms.into());
+        let client = &mut self.session.client;
+        self.reply_to = Some(client.send("x-balloon-wait", Some(arguments), deadline)?);
         Ok(())
     }
 
@@ -182,8 +196,16 @@ impl<'a> Waiting<'a> {
                 return Ok(end);
             }
             if now >= next_poll {
-                watch.see(now, actual_or_time_up(self.session)?);
+                let balloon = match Balloon::ask(self.session, self.is_extended) {
+                    Ok(balloon) => Some(balloon),
+                    Err(ClientError::Timeout(_)) => None,
+                    Err(error) => return Err(error),
+                };
+                watch.see(now, balloon.as_ref().map(|balloon| balloon.actual));
                 display.show(watch.actual());
+                if balloon.is_some_and(|balloon| self.is_replaced_by(balloon.target)) {
+                    return Ok(End::Replaced);
+                }
                 next_poll = Instant::now() + POLL;
                 continue;
             }
@@ -202,6 +224,11 @@ impl<'a> Waiting<'a> {
         }
     }
 
+    /// Whether the server's target, if it says it, is another than was set.
+    fn is_replaced_by(&self, target: Option<u64>) -> bool {
+        target.is_some_and(|target| !self.goal.is_reached(target))
+    }
+
     /// How the server says that it ended, if it does.
     fn outcome(&mut self, watch: &mut Watch) -> Result<Option<End>, ClientError> {
         let reply = self.reply_to.as_ref();
@@ -209,29 +236,19 @@ impl<'a> Waiting<'a> {
             return Ok(None);
         };
         self.reply_to = None;
-        let value = match reply.result {
-            Ok(value) => value,
-            Err(refusal) if refusal.is_unknown_command() => return Ok(None),
-            Err(refusal) => return Err(refusal.into()),
-        };
+        let value = reply.result?;
         watch.see(Instant::now(), value["actual"].as_u64());
         match value["outcome"].as_str() {
             Some("reached") => Ok(Some(End::Reached)),
-            Some("stalled") if self.server_knows_stalls => Ok(Some(End::Stalled)),
-            Some("replaced") => Ok(Some(End::Replaced)),
-            // The time of this one question was up; whether all time is, the watch knows.
-            Some("timeout") => self.ask_to_wait().map(|()| None),
+            Some("stalled") if self.stall.is_none() => Ok(Some(End::Stalled)),
+            Some("replaced") if self.is_replaced_by(value["target"].as_u64()) => {
+                Ok(Some(End::Replaced))
+            }
+            // The time of this one question was up, or the same target was set again. Whether all
+            // time is up, the watch knows.
+            Some("timeout" | "replaced") => self.ask_to_wait(Arguments::new()).map(|()| None),
             _ => Ok(None),
         }
-    }
-}
-
-/// What the guest has; `None` if the time is up before the machine says it.
-fn actual_or_time_up(session: &mut Session) -> Result<Option<u64>, ClientError> {
-    match actual(session) {
-        Ok(actual) => Ok(Some(actual)),
-        Err(ClientError::Timeout(_)) => Ok(None),
-        Err(error) => Err(error),
     }
 }
 

@@ -25,7 +25,8 @@ pub enum End {
 pub struct Watch {
     goal: Goal,
     actual: u64,
-    stall: Duration,
+    /// Time without any change that is a stall; `None` if another says when it is one.
+    stall: Option<Duration>,
     /// When the size was seen to change, or the wait began.
     changed_at: Instant,
     deadline: Deadline,
@@ -35,7 +36,7 @@ pub struct Watch {
 
 impl Watch {
     /// A wait that begins now, with a guest that has `actual` bytes.
-    pub fn new(goal: Goal, actual: u64, stall: Duration, deadline: Deadline) -> Self {
+    pub fn new(goal: Goal, actual: u64, stall: Option<Duration>, deadline: Deadline) -> Self {
         Self {
             goal,
             actual,
@@ -69,14 +70,18 @@ impl Watch {
         if self.deadline.is_some_and(|deadline| now >= deadline) {
             return Some(End::TimeUp);
         }
-        (now.saturating_duration_since(self.changed_at) >= self.stall).then_some(End::Stalled)
+        let is_stalled = self.stalled_at().is_some_and(|at| now >= at);
+        is_stalled.then_some(End::Stalled)
     }
 
     /// When to look again: at `poll`, or earlier if the wait ends before.
     pub fn next_look(&self, poll: Instant) -> Instant {
-        let stalled_at = self.changed_at + self.stall;
-        let first = poll.min(stalled_at);
-        self.deadline.map_or(first, |deadline| deadline.min(first))
+        let ends = [self.stalled_at(), self.deadline];
+        ends.into_iter().flatten().fold(poll, Instant::min)
+    }
+
+    fn stalled_at(&self) -> Option<Instant> {
+        self.stall.map(|stall| self.changed_at + stall)
     }
 }
 
@@ -87,7 +92,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     fn watch(deadline: Deadline) -> (Watch, Instant) {
-        let watch = Watch::new(Goal::exactly(100), 200, 5 * SECOND, deadline);
+        let watch = Watch::new(Goal::exactly(100), 200, Some(5 * SECOND), deadline);
         let begun = watch.changed_at;
         (watch, begun)
     }
@@ -103,7 +108,7 @@ mod tests {
 
     #[test]
     fn size_from_before_the_target_does_not_count() {
-        let mut watch = Watch::new(Goal::exactly(200), 200, SECOND, None);
+        let mut watch = Watch::new(Goal::exactly(200), 200, Some(SECOND), None);
         let begun = watch.changed_at;
         assert_eq!(watch.end(begun), None);
         watch.see(begun, Some(200));
@@ -117,6 +122,15 @@ mod tests {
         assert_eq!(watch.end(begun + 8 * SECOND), None);
         watch.see(begun + 8 * SECOND, Some(150));
         assert_eq!(watch.end(begun + 9 * SECOND), Some(End::Stalled));
+    }
+
+    #[test]
+    fn stall_may_be_for_another_to_tell() {
+        let mut watch = Watch::new(Goal::exactly(100), 200, None, None);
+        let begun = watch.changed_at;
+        watch.see(begun, Some(150));
+        assert_eq!(watch.end(begun + 9 * SECOND), None);
+        assert_eq!(watch.next_look(begun + 9 * SECOND), begun + 9 * SECOND);
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! The line editor: completion out of the schema, and the history in its file.
 
+use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use rustyline::completion::Completer;
 use rustyline::error::ReadlineError;
@@ -21,6 +24,8 @@ const HISTORY_LINES: usize = 1000;
 /// Reads lines from the terminal.
 pub struct Editor {
     inner: rustyline::Editor<Assistant, FileHistory>,
+    /// Lines that were pasted together with one that was read, the next first.
+    pasted: VecDeque<String>,
     /// Where the history is kept, if it can be.
     file: Option<PathBuf>,
 }
@@ -31,6 +36,8 @@ pub enum Typed {
     Line(String),
     /// Ctrl-C: the line was given up.
     Nothing,
+    /// Bytes that are no text.
+    NoText,
     /// Ctrl-D.
     End,
 }
@@ -41,7 +48,7 @@ impl Editor {
     /// # Errors
     ///
     /// When the terminal cannot be used.
-    pub fn new(schema: Schema) -> Result<Self, ReadlineError> {
+    pub fn new(schema: Rc<Schema>) -> Result<Self, ReadlineError> {
         let config = Config::builder()
             .completion_type(CompletionType::List)
             .max_history_size(HISTORY_LINES)?
@@ -55,35 +62,38 @@ impl Editor {
             // The first time there is none.
             let _ = inner.load_history(file);
         }
-        Ok(Self { inner, file })
+        let pasted = VecDeque::new();
+        Ok(Self {
+            inner,
+            pasted,
+            file,
+        })
     }
 
-    /// The schema that the editor completes from.
-    pub fn schema(&self) -> Option<&Schema> {
-        self.inner.helper().map(|assistant| &assistant.schema)
+    /// A printer of text above the prompt, for another thread; `None` on a terminal that cannot
+    /// have one.
+    pub fn printer(&mut self) -> Option<impl ExternalPrinter + Send + use<>> {
+        self.inner.create_external_printer().ok()
     }
 
-    /// A printer of text above the prompt, for another thread.
-    ///
-    /// # Errors
-    ///
-    /// When this is no terminal.
-    pub fn printer(&mut self) -> Result<impl ExternalPrinter + Send + use<>, ReadlineError> {
-        self.inner.create_external_printer()
-    }
-
-    /// Reads a line and puts it into the history.
+    /// Reads a line and puts it into the history. What is pasted comes line by line.
     ///
     /// # Errors
     ///
     /// When the terminal fails.
     pub fn read(&mut self) -> Result<Typed, ReadlineError> {
-        let line = match self.inner.readline(PROMPT) {
-            Ok(line) => line,
-            Err(ReadlineError::Interrupted) => return Ok(Typed::Nothing),
-            Err(ReadlineError::Eof) => return Ok(Typed::End),
-            Err(error) => return Err(error),
-        };
+        if self.pasted.is_empty() {
+            match self.inner.readline(PROMPT) {
+                Ok(text) => self.pasted.extend(text.split('\n').map(str::to_owned)),
+                Err(ReadlineError::Interrupted) => return Ok(Typed::Nothing),
+                Err(ReadlineError::Eof) => return Ok(Typed::End),
+                Err(ReadlineError::Io(error)) if error.kind() == ErrorKind::InvalidData => {
+                    return Ok(Typed::NoText);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let line = self.pasted.pop_front().unwrap_or_default();
         if !line.trim().is_empty()
             && self.inner.add_history_entry(line.as_str())?
             && let Some(file) = &self.file
@@ -97,7 +107,7 @@ impl Editor {
 
 /// What the editor asks while a line is typed.
 struct Assistant {
-    schema: Schema,
+    schema: Rc<Schema>,
 }
 
 impl Completer for Assistant {

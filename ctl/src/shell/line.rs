@@ -5,7 +5,7 @@
 
 use aerostat_qmp::client::Arguments;
 
-use crate::arguments::{self, ArgumentsError, Request};
+use crate::request::{self, ArgumentsError, Request};
 
 /// What a line asks for.
 #[derive(Debug, PartialEq)]
@@ -34,7 +34,7 @@ impl Line {
             return Ok(Self::Empty);
         }
         if text.starts_with('{') {
-            return arguments::object(text).map(Self::Raw);
+            return request::object(text).map(Self::Raw);
         }
         let (command, rest) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let rest = rest.trim_start();
@@ -45,11 +45,11 @@ impl Line {
             _ => {}
         }
         if rest.starts_with('{') {
-            return arguments::from_words(&[command, rest]).map(Self::Command);
+            return request::from_words(&[command, rest]).map(Self::Command);
         }
         let mut all = vec![command];
         all.extend(words(rest).into_iter().map(|word| word.text));
-        arguments::from_words(&all).map(Self::Command)
+        request::from_words(&all).map(Self::Command)
     }
 }
 

@@ -1,6 +1,7 @@
-//! Commands out of a pipe or a file, one a line. A line that fails does not end the script.
+//! Commands out of a pipe or a file, one a line. A line that is wrong or refused does not end the
+//! script.
 
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, ErrorKind};
 use std::time::{Duration, Instant};
 
 use aerostat_qmp::client::{Arguments, Client, ClientError, Deadline};
@@ -9,8 +10,10 @@ use serde_json::Value;
 use super::help;
 use super::line::Line;
 use super::schema::Schema;
-use crate::connect::{Session, print};
-use crate::failure::{self, Failure};
+use crate::connect::Session;
+use crate::failure::{self, Failure, UNUSABLE};
+use crate::output::{print, tell};
+use crate::request::ArgumentsError;
 
 /// After the last line, events that are under way get this time.
 const LAST_EVENTS: Duration = Duration::from_millis(50);
@@ -19,7 +22,8 @@ const LAST_EVENTS: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 ///
-/// When the connection fails, standard output takes nothing, or a line failed.
+/// When the connection fails, a reply does not come in time, standard output takes nothing, or a line
+/// failed.
 pub fn run(session: Session, schema: &Schema) -> Result<(), Failure> {
     let Session {
         mut client,
@@ -27,11 +31,12 @@ pub fn run(session: Session, schema: &Schema) -> Result<(), Failure> {
         ..
     } = session;
     let mut worst = 0;
-    for (number, line) in (1..).zip(io::stdin().lock().lines()) {
+    for (number, line) in (1..).zip(io::stdin().lock().split(b'\n')) {
         let line = line.map_err(Failure::Input)?;
         print_events(&mut client, Some(Instant::now()))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let failure = match Line::parse(&line) {
+        let line = std::str::from_utf8(&line).map_err(|_| ArgumentsError::NotText);
+        let failure = match line.and_then(Line::parse) {
             Ok(Line::Exit) => break,
             Ok(Line::Empty) => Ok(()),
             Ok(Line::Help(None)) => print(help::overview(schema).trim_end()),
@@ -44,19 +49,26 @@ pub fn run(session: Session, schema: &Schema) -> Result<(), Failure> {
             Err(error) => Err(error.into()),
         };
         let Err(failure) = failure else { continue };
+        if let Failure::Output(error) = failure {
+            return Err(match error.kind() {
+                // Who has seen enough does not want to be told, but not all was done.
+                ErrorKind::BrokenPipe => Failure::Told { status: UNUSABLE },
+                _ => Failure::Output(error),
+            });
+        }
+        tell(format_args!("Line {number}: {}", failure::chain(&failure)));
+        worst = worst.max(failure.exit_status());
         if !matches!(
             failure,
             Failure::Arguments(_) | Failure::Client(ClientError::Refused(_))
         ) {
-            return Err(failure);
+            return Err(Failure::Told { status: worst });
         }
-        eprintln!("aerostat-ctl: Line {number}: {}", failure::chain(&failure));
-        worst = worst.max(failure.exit_status());
     }
     print_events(&mut client, Some(Instant::now() + LAST_EVENTS))?;
     match worst {
         0 => Ok(()),
-        status => Err(Failure::Script { status }),
+        status => Err(Failure::Told { status }),
     }
 }
 

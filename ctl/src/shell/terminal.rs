@@ -1,13 +1,14 @@
 //! Commands that are typed on a terminal. One thread reads what the machine says, and one prints
 //! events above the prompt: the editor may let it wait until the next prompt, and replies must not.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aerostat_qmp::client::{ClientError, Incoming, Receiver, Reply, Sender};
+use aerostat_qmp::client::{ClientError, Deadline, Incoming, Receiver, Reply, Sender};
 use rustyline::ExternalPrinter;
 use rustyline::error::ReadlineError;
 use serde_json::Value;
@@ -16,11 +17,14 @@ use super::editor::{Editor, Typed};
 use super::help;
 use super::line::Line;
 use super::schema::Schema;
-use crate::arguments::Request;
-use crate::connect::{Session, print};
-use crate::failure::{self, Failure};
+use crate::connect::Session;
+use crate::failure::{self, Failure, UNUSABLE};
+use crate::output::{print, tell};
+use crate::request::Request;
 use crate::status::version;
 
+/// The command that ends the machine.
+const QUIT: &str = "quit";
 /// How long a machine may take to go after `quit`.
 const QUIT_LIMIT: Duration = Duration::from_secs(2);
 
@@ -30,8 +34,9 @@ const QUIT_LIMIT: Duration = Duration::from_secs(2);
 ///
 /// When the terminal or the connection fails.
 pub fn run(session: Session, schema: Schema) -> Result<(), Failure> {
-    let mut editor = Editor::new(schema).map_err(terminal_failed)?;
-    let printer = editor.printer().map_err(terminal_failed)?;
+    let schema = Rc::new(schema);
+    let mut editor = Editor::new(Rc::clone(&schema)).map_err(terminal_failed)?;
+    let printer = editor.printer();
     let program = version(&session.client.greeting().version);
     print(&format!(
         "Connected to {}. help lists the commands, Ctrl-D leaves the shell (quit ends the machine).",
@@ -43,21 +48,33 @@ pub fn run(session: Session, schema: Schema) -> Result<(), Failure> {
         let line = match editor.read().map_err(terminal_failed)? {
             Typed::Line(line) => line,
             Typed::Nothing => continue,
+            Typed::NoText => {
+                tell("What was typed is not UTF-8 and is not sent");
+                continue;
+            }
             Typed::End => return Ok(()),
         };
-        if link.is_closed.load(Ordering::Acquire) {
-            return Ok(());
+        if link.end.is_closed.load(Ordering::Acquire) {
+            return Err(Failure::Told { status: UNUSABLE });
         }
         let outcome = match Line::parse(&line) {
             Ok(Line::Exit) => return Ok(()),
             Ok(Line::Empty) => Ok(()),
-            Ok(Line::Help(name)) => print(&help_text(editor.schema(), name.as_deref())),
-            Ok(Line::Command(request)) => link.run(request),
-            Ok(Line::Raw(request)) => link
-                .sender
-                .send_request(request, link.reply_deadline())
-                .map_err(Failure::from)
-                .and_then(|id| link.finish(&id)),
+            Ok(Line::Help(None)) => print(help::overview(&schema).trim_end()),
+            Ok(Line::Help(Some(name))) => print(help::command(&schema, &name).trim_end()),
+            Ok(Line::Command(request)) => {
+                let Request { command, arguments } = request;
+                let is_quit = command == QUIT;
+                link.run(is_quit, |sender, deadline| {
+                    sender.send(&command, arguments, deadline)
+                })
+            }
+            Ok(Line::Raw(request)) => {
+                let is_quit = request.get("execute").is_some_and(|name| name == QUIT);
+                link.run(is_quit, |sender, deadline| {
+                    sender.send_request(request, deadline)
+                })
+            }
             Err(error) => Err(error.into()),
         };
         match outcome {
@@ -67,7 +84,7 @@ pub fn run(session: Session, schema: Schema) -> Result<(), Failure> {
             Err(Failure::Client(ClientError::Closed)) => {
                 return Err(ClientError::Closed.into());
             }
-            Err(failure) => eprintln!("{}", failure::chain(&failure)),
+            Err(failure) => tell(failure::chain(&failure)),
         }
     }
 }
@@ -76,23 +93,22 @@ fn terminal_failed(error: ReadlineError) -> Failure {
     Failure::Input(std::io::Error::other(error))
 }
 
-fn help_text(schema: Option<&Schema>, name: Option<&str>) -> String {
-    let text = match (schema, name) {
-        (None, _) => String::new(),
-        (Some(schema), None) => help::overview(schema),
-        (Some(schema), Some(name)) => help::command(schema, name),
-    };
-    text.trim_end().to_owned()
-}
-
 /// The connection, with the threads that read it.
 struct Link {
     sender: Sender,
     replies: mpsc::Receiver<Reply>,
     timeout: Option<Duration>,
-    is_closed: Arc<AtomicBool>,
+    end: Arc<End>,
     /// Whether the machine went as it was told to.
     has_quit: bool,
+}
+
+/// The connection's end, as both threads see it.
+#[derive(Default)]
+struct End {
+    /// Whether the machine was told to go, so that its going is no news.
+    is_expected: AtomicBool,
+    is_closed: AtomicBool,
 }
 
 impl Link {
@@ -100,45 +116,53 @@ impl Link {
         sender: Sender,
         receiver: Receiver,
         timeout: Option<Duration>,
-        mut printer: impl ExternalPrinter + Send + 'static,
+        mut printer: Option<impl ExternalPrinter + Send + 'static>,
     ) -> Self {
         let (lines, to_print) = mpsc::channel::<String>();
         thread::spawn(move || {
             // Without a terminal there is nobody to tell.
             while let Ok(line) = to_print.recv() {
-                let _ = printer.print(line);
+                let _ = match &mut printer {
+                    Some(printer) => printer.print(line).is_ok(),
+                    None => print(line.trim_end()).is_ok(),
+                };
             }
         });
         let (to_shell, replies) = mpsc::channel();
-        let is_closed = Arc::new(AtomicBool::new(false));
-        let closed = Arc::clone(&is_closed);
+        let end = Arc::<End>::default();
+        let seen = Arc::clone(&end);
         thread::spawn(move || {
             let error = read(receiver, &lines, &to_shell);
-            closed.store(true, Ordering::Release);
+            seen.is_closed.store(true, Ordering::Release);
             // After the flag: whoever reads this and presses Enter finds it set. If nobody prints
             // any more, nobody waits.
-            let _ = lines.send(format!("{error}: press Enter to leave\n"));
+            if !seen.is_expected.load(Ordering::Acquire) {
+                let text = failure::chain(&error);
+                let _ = lines.send(format!("{text}: press Enter to leave\n"));
+            }
         });
         Self {
             sender,
             replies,
             timeout,
-            is_closed,
+            end,
             has_quit: false,
         }
     }
 
-    fn reply_deadline(&self) -> Option<Instant> {
+    fn reply_deadline(&self) -> Deadline {
         self.timeout.map(|timeout| Instant::now() + timeout)
     }
 
-    /// Runs a command and prints its result.
-    fn run(&mut self, request: Request) -> Result<(), Failure> {
-        let is_quit = request.command == "quit";
+    /// Sends a request and prints its result. `send` returns the request's id.
+    fn run(
+        &mut self,
+        is_quit: bool,
+        send: impl FnOnce(&mut Sender, Deadline) -> Result<Value, ClientError>,
+    ) -> Result<(), Failure> {
+        self.end.is_expected.store(is_quit, Ordering::Release);
         let deadline = self.reply_deadline();
-        let id = self
-            .sender
-            .send(&request.command, request.arguments, deadline)?;
+        let id = send(&mut self.sender, deadline)?;
         self.finish(&id)?;
         if is_quit {
             let gone = self.replies.recv_timeout(QUIT_LIMIT);
@@ -163,7 +187,7 @@ impl Link {
                 RecvTimeoutError::Timeout => ClientError::Timeout("reply"),
                 RecvTimeoutError::Disconnected => ClientError::Closed,
             })?;
-            if reply.id.as_ref() == Some(id) {
+            if reply.answers(id) {
                 let value = reply.result.map_err(ClientError::from)?;
                 return print(&format!("{value:#}"));
             }

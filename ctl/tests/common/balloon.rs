@@ -26,25 +26,38 @@ pub fn plain(least: u64, step: u64) -> Fake {
     })
 }
 
-/// A guest as [`plain`]'s on a server with Aerostat's extensions, which says `outcome` when the
-/// guest is asked for the `after`th time.
+/// A guest as [`plain`]'s on a server with Aerostat's extensions, which says `outcome` when it is
+/// asked for the guest the `after`th time.
 pub fn extended(least: u64, step: u64, outcome: &'static str, after: u32) -> Fake {
+    overruled(least, step, outcome, after, u32::MAX)
+}
+
+/// As [`extended`], with a target of 300 MiB from the question after the `overruled`th on.
+pub fn overruled(least: u64, step: u64, outcome: &'static str, after: u32, overruled: u32) -> Fake {
     let mut balloon = Balloon::new(least, step);
     let mut waiting = Vec::new();
     let mut questions = 0;
     Fake::new(move |request| match request["execute"].as_str() {
-        Some("balloon") => vec![balloon.set(request)],
-        Some("query-balloon") => {
+        Some("query-balloon") => balloon.query(request),
+        Some("x-query-balloon") => {
             questions += 1;
-            let mut messages = balloon.query(request);
-            if questions >= after {
+            // The first finds out whether there are extensions.
+            let events = (questions > 1).then(|| balloon.step());
+            let mut messages: Vec<_> = events.into_iter().flatten().collect();
+            if questions > overruled {
+                balloon.target = 300;
+            }
+            messages.push(reply(request, balloon.state()));
+            if questions > after {
                 let end = |waiting: Value| reply(&waiting, balloon.outcome(outcome));
                 messages.extend(waiting.drain(..).map(end));
             }
             messages
         }
-        Some("x-query-balloon") => vec![reply(request, balloon.state())],
         Some("x-balloon-wait") => {
+            if request["arguments"]["value"].is_u64() {
+                balloon.set(request);
+            }
             waiting.push(request.clone());
             Vec::new()
         }
@@ -77,6 +90,13 @@ impl Balloon {
 
     /// A step, the event that tells of it, and the answer.
     fn query(&mut self, request: &Value) -> Vec<Value> {
+        let event = self.step();
+        let answer = reply(request, json!({"actual": self.actual * MIB}));
+        event.into_iter().chain([answer]).collect()
+    }
+
+    /// A step, and the event that tells of it, if there was a way to go.
+    fn step(&mut self) -> Option<Value> {
         let before = self.actual;
         let goal = self.target.max(self.least);
         self.actual = if goal < self.actual {
@@ -85,11 +105,7 @@ impl Balloon {
             goal.min(self.actual + self.step)
         };
         let actual = json!({"actual": self.actual * MIB});
-        let changed = (before != self.actual).then(|| event("BALLOON_CHANGE", &actual));
-        changed
-            .into_iter()
-            .chain([reply(request, actual)])
-            .collect()
+        (before != self.actual).then(|| event("BALLOON_CHANGE", &actual))
     }
 
     fn state(&self) -> Value {

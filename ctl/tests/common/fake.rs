@@ -71,10 +71,18 @@ fn serve(
         };
         seen.lock().expect("requests").push(request);
         for message in messages {
+            if message == end() {
+                return Ok(());
+            }
             writeln!(stream, "{message}")?;
         }
     }
     Ok(())
+}
+
+/// In place of a message: the connection's end.
+pub fn end() -> Value {
+    Value::Null
 }
 
 /// The reply to a request.

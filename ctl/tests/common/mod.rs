@@ -49,7 +49,7 @@ pub fn run<A: AsRef<OsStr>>(socket: &Path, arguments: &[A]) -> Ended {
 }
 
 /// Runs the program with `input` on its standard input.
-pub fn run_with_input<A: AsRef<OsStr>>(socket: &Path, arguments: &[A], input: &str) -> Ended {
+pub fn run_with_input<A: AsRef<OsStr>>(socket: &Path, arguments: &[A], input: &[u8]) -> Ended {
     let directory = tempfile::TempDir::new().expect("temporary directory");
     let path = directory.path().join("input");
     std::fs::write(&path, input).expect("write");

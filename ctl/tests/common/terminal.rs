@@ -47,7 +47,6 @@ impl Terminal {
     /// Starts the program with all streams on this terminal.
     pub fn start(&self, mut command: Command) -> Running {
         command
-            .env("TERM", "xterm")
             .stdin(self.end())
             .stdout(self.end())
             .stderr(self.end());

@@ -42,6 +42,18 @@ pub struct Event {
     pub message: Value,
 }
 
+impl Reply {
+    /// Whether this is the answer to the request with this id. A server that could not read a
+    /// request does not know its id, and neither has an error that no request is the cause of.
+    #[must_use]
+    pub fn answers(&self, id: &Value) -> bool {
+        match &self.id {
+            Some(own) => own == id,
+            None => self.result.is_err(),
+        }
+    }
+}
+
 impl Event {
     /// What the event carries; null if nothing.
     #[must_use]
@@ -53,6 +65,9 @@ impl Event {
 impl Greeting {
     /// The greeting that a message is.
     pub(super) fn from_value(message: &Value) -> Result<Self, ClientError> {
+        if let Some(error) = message.get("error") {
+            return Err(refusal(error).into());
+        }
         let content = message["QMP"].as_object();
         let content = content.ok_or_else(|| ClientError::not_qmp(message))?;
         let offered = content.get("capabilities").and_then(Value::as_array);
@@ -136,6 +151,26 @@ mod tests {
         let refusal = reply.result.unwrap_err();
         assert!(refusal.is_unknown_command());
         assert_eq!(refusal.to_string(), "CommandNotFound: no");
+    }
+
+    #[test]
+    fn error_without_id_answers_what_was_asked() {
+        let of = |message| match Incoming::from_value(message) {
+            Ok(Incoming::Reply(reply)) => reply,
+            other => panic!("{other:?}"),
+        };
+        let error = of(json!({"error": {"class": "GenericError", "desc": "deep"}}));
+        assert!(error.answers(&json!(1)));
+        let other = of(json!({"error": {"class": "GenericError", "desc": "x"}, "id": 2}));
+        assert!(!other.answers(&json!(1)) && other.answers(&json!(2)));
+        assert!(!of(json!({"return": {}})).answers(&json!(1)));
+    }
+
+    #[test]
+    fn server_may_refuse_instead_of_greeting() {
+        let message = json!({"error": {"class": "GenericError", "desc": "Too many clients"}});
+        let error = Greeting::from_value(&message).unwrap_err();
+        assert_eq!(error.to_string(), "GenericError: Too many clients");
     }
 
     #[test]

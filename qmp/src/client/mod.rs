@@ -205,12 +205,22 @@ impl Client {
     ///
     /// When the server has gone, or sent what is not QMP.
     pub fn receive(&mut self, deadline: Deadline) -> Result<bool, ClientError> {
-        match self.receiver.next(deadline)? {
-            Some(Incoming::Event(event)) => self.events.push_back(event),
-            Some(Incoming::Reply(reply)) => self.keep(reply),
-            None => return Ok(false),
+        match self.receiver.next(deadline) {
+            Ok(Some(Incoming::Event(event))) => self.events.push_back(event),
+            Ok(Some(Incoming::Reply(reply))) => self.keep(reply),
+            Ok(None) => return Ok(false),
+            Err(ClientError::Closed) => return Err(self.reason_of_end()),
+            Err(error) => return Err(error),
         }
         Ok(true)
+    }
+
+    /// What the server said before it closed the connection, if it said why.
+    fn reason_of_end(&mut self) -> ClientError {
+        let is_reason = |reply: &Reply| reply.id.is_none() && reply.result.is_err();
+        let at = self.replies.iter().position(is_reason);
+        let reason = at.and_then(|at| self.replies.swap_remove(at).result.err());
+        reason.map_or(ClientError::Closed, ClientError::Refused)
     }
 
     fn keep(&mut self, reply: Reply) {
@@ -221,10 +231,10 @@ impl Client {
         }
     }
 
-    /// The reply to the request with this id, if it has come.
+    /// The reply to the request with this id, if it has come. An error without an id counts as the
+    /// reply to whatever is asked for first.
     pub fn take_reply(&mut self, id: &Value) -> Option<Reply> {
-        let is_wanted = |reply: &Reply| reply.id.as_ref() == Some(id);
-        let at = self.replies.iter().position(is_wanted)?;
+        let at = self.replies.iter().position(|reply| reply.answers(id))?;
         Some(self.replies.swap_remove(at))
     }
 

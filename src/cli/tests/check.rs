@@ -105,7 +105,7 @@ fn any_arguments() -> impl Strategy<Value = Vec<String>> {
         ]),
         switch(),
         prop::option::of("[^\0\r]{1,20}"),
-        0..=3_u8,
+        prop::collection::vec(0..=3_u8, 1..3),
     );
     (boot, consoles, ends).prop_map(|((kernel, initrd, cmdline, cpus), consoles, ends)| {
         let (flag, on, expect, verbose) = ends;
@@ -116,8 +116,8 @@ fn any_arguments() -> impl Strategy<Value = Vec<String>> {
             format!("--cmdline={cmdline}"),
             format!("--cpus={cpus}"),
             format!("{flag}={on}"),
-            format!("--verbose={verbose}"),
         ];
+        arguments.extend(verbose.iter().map(|number| format!("--verbose={number}")));
         arguments.extend(initrd.map(|path| format!("--initrd={path}")));
         arguments.extend(expect.map(|text| format!("--expect={text}")));
         arguments.extend(consoles.iter().map(|console| format!("--serial={console}")));

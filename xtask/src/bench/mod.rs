@@ -26,7 +26,7 @@ use vmm::Vmm;
 pub struct Options {
     /// Only these parts; all of them if none is named
     parts: Vec<Part>,
-    /// Print an array of objects with name, value, unit, peer and ratio instead of a table
+    /// Print an array of objects (name, value, unit; peer, peer_value and ratio) instead of a table
     #[arg(long)]
     json: bool,
     /// The QEMU to compare with, instead of the one on the search path

@@ -80,7 +80,9 @@ pub fn text(figures: &[Figure], has_peer: bool, rounds: u32) -> String {
             number(figure.ratio(), 3),
         ));
     }
-    text.push_str(&format!("Medians of {rounds} rounds taken in turn.\n"));
+    text.push_str(&format!(
+        "Times and rates are medians of {rounds} rounds taken in turn, unless the name says _p99 or _max.\n"
+    ));
     if !has_peer {
         text.push_str(
             "There is no qemu-system-x86_64 on the search path to compare with: install \

@@ -26,6 +26,9 @@ pub enum ArgumentsError {
     /// JSON, but no object.
     #[error("The arguments must be a JSON object, as {{\"value\": 1}}: {0}")]
     NoObject(String),
+    /// Bytes.
+    #[error("The line is not UTF-8")]
+    NotText,
     /// A word without a key.
     #[error("{0:?} is no argument: write KEY=VALUE, or one JSON object")]
     NoKey(String),
