@@ -228,6 +228,17 @@ impl CommandError {
         Self::Generic(desc.into())
     }
 
+    /// The `desc` of the error reply.
+    pub fn desc(&self) -> &str {
+        match self {
+            Self::CommandNotFound(desc)
+            | Self::DeviceNotActive(desc)
+            | Self::DeviceNotFound(desc)
+            | Self::KvmMissingCap(desc)
+            | Self::Generic(desc) => desc,
+        }
+    }
+
     /// The `class` of the error reply.
     pub fn class(&self) -> &'static str {
         match self {

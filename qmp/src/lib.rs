@@ -9,8 +9,8 @@
 //! ```
 //!
 //! and of an event: [`EventSender`] on any thread, [`events`] queue, [`throttle`], every client
-//! that has negotiated. Only [`server`] and [`client`], the other side of the socket, do I/O; the rest
-//! takes and returns values.
+//! that has negotiated. Only [`server`] and [`client`], the other side of the socket, do I/O (and the queue of
+//! events wakes the server); the rest takes and returns values.
 //!
 //! This crate knows neither KVM nor virtio. Sizes are in bytes unless a name says otherwise.
 

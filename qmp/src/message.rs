@@ -139,7 +139,7 @@ impl Reply {
                 out.extend_from_slice(b"\"error\": {\"class\": ");
                 json::write_string(error.class(), out);
                 out.extend_from_slice(b", \"desc\": ");
-                json::write_string(&error.to_string(), out);
+                json::write_string(error.desc(), out);
                 out.push(b'}');
             }
         }

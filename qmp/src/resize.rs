@@ -77,7 +77,7 @@ pub struct Resize {
     sizes: Sizes,
     /// How many targets were set.
     wishes: u64,
-    way: Option<Move>,
+    current: Option<Move>,
 }
 
 impl Resize {
@@ -90,7 +90,7 @@ impl Resize {
             since: now,
             sizes: Sizes::default(),
             wishes: 0,
-            way: None,
+            current: None,
         }
     }
 
@@ -118,23 +118,23 @@ impl Resize {
     /// from that is told by the next [`Self::observe`].
     pub fn ask(&mut self, sizes: Sizes, now: Instant) {
         self.wishes += 1;
+        self.sizes = sizes;
         self.start(sizes, now);
     }
 
     /// Notes the sizes now; whether the state is another one than before.
     pub fn observe(&mut self, sizes: Sizes, now: Instant) -> bool {
-        let target_moved = sizes.target != self.sizes.target;
         self.sizes = sizes;
         let before = self.state;
-        if self.way.is_none() && sizes.distance() == 0 {
+        if self.current.is_none() && sizes.distance() == 0 {
             return false;
         }
-        if self.way.is_none_or(|way| way.ended.is_some()) && sizes.distance() > 0 || target_moved {
+        if self.current.is_none_or(|current| current.ended.is_some()) && sizes.distance() > 0 {
             // The guest has left its place without being asked.
             self.start(sizes, now);
         }
-        if let Some(way) = &mut self.way {
-            self.state = way.advance(sizes, now, self.stall_after);
+        if let Some(current) = &mut self.current {
+            self.state = current.advance(sizes, now, self.stall_after);
         }
         let changed = self.state != before;
         if changed {
@@ -149,26 +149,26 @@ impl Resize {
             self.state,
             BalloonState::Inflating | BalloonState::Deflating
         );
-        let way = self.way.filter(|_| moving)?;
-        Some(way.progress_at + self.stall_after)
+        let current = self.current.filter(|_| moving)?;
+        Some(current.progress_at + self.stall_after)
     }
 
     /// The mean speed of the move that is going on, or else of the last, in bytes per second.
     pub fn rate(&self, now: Instant) -> u64 {
-        let Some(way) = self.way else {
+        let Some(current) = self.current else {
             return 0;
         };
-        let time = way
+        let time = current
             .ended
             .unwrap_or(now)
-            .saturating_duration_since(way.started);
-        let bytes = u128::from(way.from.abs_diff(self.sizes.actual));
+            .saturating_duration_since(current.started);
+        let bytes = u128::from(current.from.abs_diff(self.sizes.actual));
         let rate = (bytes * 1_000_000_000).checked_div(time.as_nanos());
         rate.map_or(0, |rate| u64::try_from(rate).unwrap_or(u64::MAX))
     }
 
     fn start(&mut self, sizes: Sizes, now: Instant) {
-        self.way = Some(Move {
+        self.current = Some(Move {
             started: now,
             from: sizes.actual,
             nearest: sizes.distance(),

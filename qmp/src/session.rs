@@ -1,5 +1,6 @@
 //! One client's session: negotiation, then commands (QMP specification, "Capabilities
-//! Negotiation"). Bytes in, replies out; pure, so it knows no socket.
+//! Negotiation"). Bytes in, replies out; it knows no socket. Only the commands' clock is not given
+//! to it.
 //!
 //! The caller alternates [`Session::next_message`] and [`Session::execute`], one message at a
 //! time, so that what a command sets off can be told before its reply is sent. Commands that take
@@ -13,7 +14,7 @@ use crate::backend::CommandError;
 use crate::command::types::{Arguments, check_arguments};
 use crate::command::{self, Context, EXTENSION_PREFIX, Handler, NEGOTIATION_COMMAND, wait_return};
 use crate::framer::Framer;
-use crate::json::{JsonError, object};
+use crate::json::{self, JsonError, object};
 use crate::message::{Received, Reply, Request};
 use crate::resize::{Resize, Wish};
 
@@ -41,6 +42,9 @@ pub enum Answer {
 
 /// How many commands of one client may wait to be answered later.
 pub const MAX_WAITING: usize = 16;
+
+/// Most bytes of the `id` of a command that is answered later, as it is written: it is kept until then.
+pub const MAX_WAITING_ID_BYTES: usize = 4096;
 
 /// A command that is answered later.
 #[derive(Debug)]
@@ -81,7 +85,8 @@ impl Session {
         self.mode != Mode::Negotiation
     }
 
-    /// How many bytes of memory the message takes that is not complete yet.
+    /// How many bytes of memory the message takes that is not complete yet. What waits to be answered
+    /// takes few, at most [`MAX_WAITING`] times [`MAX_WAITING_ID_BYTES`].
     pub fn held_bytes(&self) -> usize {
         self.framer.held_bytes()
     }
@@ -156,6 +161,13 @@ impl Session {
         let id = id.ok_or_else(|| {
             CommandError::generic("A command that is answered later needs an 'id'")
         })?;
+        let mut written = Vec::new();
+        json::write(id, &mut written);
+        if written.len() > MAX_WAITING_ID_BYTES {
+            return Err(CommandError::Generic(format!(
+                "The 'id' of a command that is answered later may have {MAX_WAITING_ID_BYTES} bytes"
+            )));
+        }
         if self.waiting.iter().any(|waiting| waiting.id == *id) {
             return Err(CommandError::generic(
                 "Another command with this 'id' has not been answered yet",

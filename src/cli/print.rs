@@ -63,12 +63,16 @@ fn values(option: &Arg, matches: &ArgMatches) -> Result<Vec<String>, PrintError>
             .flatten()
             .map(ToTomlValue::to_toml_value)
             .collect()),
-        // Numbers that are given several times, as -v -v, are added up.
-        Kind::Number => Ok(matches
-            .get_many::<u8>(id)
-            .map(|numbers| sum_of_verbosity(numbers.copied()).to_toml_value())
-            .into_iter()
-            .collect()),
+        Kind::Number => {
+            let numbers = matches.get_many::<u8>(id).into_iter().flatten().copied();
+            let number = match numbers.collect::<Vec<_>>().as_slice() {
+                [] => None,
+                [number] => Some(*number),
+                // As -v -v; no other number can be given several times.
+                numbers => Some(sum_of_verbosity(numbers.iter().copied())),
+            };
+            Ok(number.iter().map(ToTomlValue::to_toml_value).collect())
+        }
         Kind::KeyedList(_) | Kind::Path(_) | Kind::Socket | Kind::Text => matches
             .get_raw(id)
             .into_iter()

@@ -114,6 +114,10 @@ fn mode(text: &str) -> Result<u32, String> {
         (3..=4).contains(&text.len()) && text.bytes().all(|b| (b'0'..=b'7').contains(&b));
     let mode = is_octal.then(|| u32::from_str_radix(text, 8));
     match mode {
+        // Else this user could not even tell whether a server is still there.
+        Some(Ok(mode)) if mode <= 0o777 && mode & 0o200 == 0 => {
+            Err("the owner must be able to write, as with 0660".to_owned())
+        }
         Some(Ok(mode)) if mode <= 0o777 => Ok(mode),
         _ => Err("write 3 octal digits, with or without a 0 before them, such as 0660".to_owned()),
     }

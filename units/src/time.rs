@@ -18,7 +18,7 @@ pub enum ParseTimeError {
     #[error("no time at all")]
     Zero,
     /// Digits that make no sense in a time that can pass.
-    #[error("more than {MAX_DIGITS} digits: take a larger unit")]
+    #[error("too many digits for a time of at most 365 days: write {MAX_DIGITS} at most")]
     TooManyDigits,
     /// More than a year.
     #[error("too long: at most 365 days")]

@@ -8,10 +8,12 @@ mod testing;
 
 use std::time::Instant;
 
+use aerostat_qmp::Backend;
 use aerostat_qmp::command::Context;
 use aerostat_qmp::framer::Framer;
 use aerostat_qmp::json;
 use aerostat_qmp::message::{LINE_END, Reply};
+use aerostat_qmp::monitor::Monitor;
 use aerostat_qmp::resize::{DEFAULT_STALL_AFTER, Resize};
 use aerostat_qmp::session::{Answer, Session};
 use serde_json::Value;
@@ -93,24 +95,36 @@ pub fn session_answers_each_message_with_one_line(cut: &Cut) {
     whole.iter().for_each(|reply| check_line(reply));
 }
 
-/// The bytes of each reply, up to that to `quit`. Commands that are answered later are answered at
-/// the end.
+/// The bytes of each reply, up to that to `quit`. Commands that still wait then are answered at the
+/// end.
 fn replies<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
     let mut session = Session::default();
     let mut machine = Machine::default();
     let mut resize = Resize::new(DEFAULT_STALL_AFTER, Instant::now());
-    let mut context = Context::new(&mut machine, &[], &mut resize);
+    let monitors = [Monitor {
+        path: "/monitor".into(),
+    }];
+    // As if no time passed: what waits ends for another reason.
+    let now = Instant::now();
     let mut replies = Vec::new();
     let mut messages = 0;
     'input: for mut piece in pieces {
         while let Some(message) = session.next_message(&mut piece) {
             messages += 1;
-            if let Answer::Now(reply) = session.execute(message, &mut context) {
+            let mut context = Context::new(&mut machine, &monitors, &mut resize);
+            let answer = session.execute(message, &mut context);
+            let effects = context.effects;
+            assert!(effects.yanked.iter().all(|&index| index < monitors.len()));
+            if let Answer::Now(reply) = answer {
                 replies.push(reply);
             }
-            if context.effects.quit {
+            if effects.quit {
                 break 'input;
             }
+            if let Some(sizes) = machine.balloon_sizes() {
+                resize.observe(sizes, now);
+            }
+            replies.extend(session.due(&resize, now));
         }
     }
     replies.extend(session.give_up());

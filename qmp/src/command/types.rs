@@ -89,9 +89,14 @@ pub fn check(ty: &Type, path: &str, value: &Value) -> Result<(), CommandError> {
             if names.contains(&name.as_str()) {
                 return Ok(());
             }
-            // QEMU loses the name of a list's element here, and so do the clients' expectations.
-            let path = if path.ends_with(']') { "null" } else { path };
-            let fault = format!("Parameter '{path}' does not accept value '{name}'");
+            // QEMU names only the member here, and an element of a list has no name.
+            let member = path.rsplit('.').next().unwrap_or(path);
+            let member = if member.ends_with(']') {
+                "null"
+            } else {
+                member
+            };
+            let fault = format!("Parameter '{member}' does not accept value '{name}'");
             Err(CommandError::Generic(fault))
         }
         (Type::Array(element), Value::Array(elements)) => {

@@ -276,11 +276,9 @@ impl Tree {
 
     /// What a path leads to: from the root if it begins with a slash, else from any one object.
     fn resolve(&self, path: &str) -> Found {
-        let parts: Vec<_> = path.split('/').filter(|part| !part.is_empty()).collect();
         let from = |start: Id| {
-            parts
-                .iter()
-                .try_fold(start, |id, part| self.component(id, part))
+            let mut parts = path.split('/').filter(|part| !part.is_empty());
+            parts.try_fold(start, |id, part| self.component(id, part))
         };
         if path.starts_with('/') {
             return from(0).map_or(Found::None, Found::One);

@@ -1,9 +1,12 @@
 //! One client of the server: its socket, its session, and what is on the way in and out.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use event_manager::EventSet;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, read};
+use rustix::net::{Shutdown, shutdown};
 
 use super::output::Output;
 use crate::backend::CommandError;
@@ -13,7 +16,8 @@ use crate::session::Session;
 /// While more than this much output is unsent, no more input of the client is processed.
 pub const OUTPUT_PAUSE_BYTES: usize = 1 << 20;
 /// A client that has this many bytes of events waiting is cut off: it does not read. The guest
-/// alone cannot bring that about in less than half an hour (see [`throttle`](crate::throttle)).
+/// alone cannot bring that about in less than half an hour (see [`throttle`](crate::throttle)); where
+/// many clients do not read, the memory that they share is used up before.
 pub const MAX_EVENT_BACKLOG_BYTES: usize = 16 << 20;
 
 /// What a read from a client gave.
@@ -40,6 +44,8 @@ pub struct Client {
     output: Output,
     /// Whether events are for this client: from the reply that ends the negotiation on.
     listens: bool,
+    /// The line of the last request has not ended yet.
+    pub is_in_line: bool,
     /// The client sends no more, or is not listened to.
     input_ended: bool,
     /// Nothing is done any more of what the client has sent.
@@ -61,6 +67,7 @@ impl Client {
             unprocessed: Vec::new(),
             output,
             listens: false,
+            is_in_line: false,
             input_ended: false,
             is_ignored: false,
             interest: EventSet::IN,
@@ -136,6 +143,15 @@ impl Client {
             Err(_) => self.cut_off(),
         }
         Input::None
+    }
+
+    /// Tells the client that it gets no more, and waits until it sends something or goes, for at most
+    /// `limit`.
+    pub fn await_input(&self, limit: Duration) {
+        // Errors mean that it has gone.
+        let _ = shutdown(&self.socket, Shutdown::Write);
+        let limit = Timespec::try_from(limit).ok();
+        let _ = poll(&mut [PollFd::new(self, PollFlags::IN)], limit.as_ref());
     }
 
     /// Throws away what the client has sent. Closing a socket with input left in it would show
@@ -229,7 +245,7 @@ impl AsRawFd for Client {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
 
     use super::*;
@@ -271,6 +287,22 @@ mod tests {
         }
         drop(client);
         assert!(reader.join().unwrap().ends_with(&line));
+    }
+
+    #[test]
+    fn client_that_gets_no_more_can_still_end_its_line() {
+        let (client, mut theirs) = pair();
+        let writer = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            theirs.read_to_end(&mut all).unwrap();
+            theirs.write_all(b"\n")
+        });
+        client.await_input(Duration::from_secs(60));
+        assert!(writer.join().unwrap().is_ok());
+
+        let (client, theirs) = pair();
+        drop(theirs);
+        client.await_input(Duration::from_secs(60));
     }
 
     #[test]

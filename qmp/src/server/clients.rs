@@ -78,6 +78,10 @@ impl Clients {
         let Some(client) = self.by_fd.get_mut(&fd) else {
             return;
         };
+        // Why it is sent away is the last that it hears.
+        if client.is_ignored() {
+            return;
+        }
         let held_before = client.held_output_bytes();
         client.send_reply(reply);
         self.limit_memory(fd, held_before);
@@ -140,10 +144,9 @@ impl Clients {
                 client.send_event(line);
             }
         }
-        let large = self.by_fd.iter();
-        let large = large.filter(|(_, client)| client.is_full() && client.listens());
-        let large: Vec<_> = large.map(|(fd, _)| *fd).collect();
-        for fd in large {
+        let listening = self.by_fd.iter().filter(|(_, client)| client.listens());
+        let listening: Vec<_> = listening.map(|(fd, _)| *fd).collect();
+        for fd in listening {
             if self.needs_too_much(fd)
                 && let Some(client) = self.by_fd.get_mut(&fd)
             {

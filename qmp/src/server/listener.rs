@@ -16,7 +16,9 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, chmodat, chownat, fchmod, fstat, open};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, chmodat, chownat, fchmod, fstat, open,
+};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept_with, bind, connect, listen,
@@ -152,7 +154,8 @@ impl Listener {
         let file = open(path, flags, Mode::empty())
             .map_err(|errno| BindError::system("open", path, errno))?;
         let stat = fstat(&file).map_err(|errno| BindError::system("inspect", path, errno))?;
-        if (stat.st_dev, stat.st_ino) != self.file {
+        let is_socket = FileType::from_raw_mode(stat.st_mode) == FileType::Socket;
+        if !is_socket || (stat.st_dev, stat.st_ino) != self.file {
             return Err(BindError::InUse {
                 path: path.to_owned(),
             });

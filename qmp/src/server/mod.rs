@@ -9,9 +9,11 @@
 //! Other than QEMU, which serves one client and lets the next wait, this server serves up to
 //! [`MAX_CLIENTS`] at once, each with a negotiation of its own.
 
+mod arrival;
 mod bind_error;
 mod client;
 mod clients;
+mod departure;
 mod listener;
 mod listeners;
 pub mod memory;
@@ -21,17 +23,14 @@ mod peer;
 mod timer;
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
 
-use crate::backend::{Backend, CommandError, RunState};
+use crate::backend::Backend;
 use crate::command::Context;
 use crate::events::{Event, EventReceiver, TimedEvent};
-use crate::message::Reply;
 use crate::monitor::Monitor;
 use crate::resize::{DEFAULT_STALL_AFTER, Resize};
 use crate::session::Answer;
@@ -42,7 +41,6 @@ pub use client::{MAX_EVENT_BACKLOG_BYTES, OUTPUT_PAUSE_BYTES};
 use clients::Clients;
 pub use listener::{Listener, MAX_PATH_BYTES, SocketGroup, SocketOptions};
 use listeners::Listeners;
-use peer::Peer;
 use timer::Timer;
 
 /// How many clients are served at once, on all sockets together. The next gets an error and is closed.
@@ -52,10 +50,6 @@ pub const READ_TURN_BYTES: usize = 64 << 10;
 /// How long the commands of a client are executed before the others have their turn. A single
 /// command may take longer.
 pub const TURN_TIME: Duration = Duration::from_millis(2);
-/// How many clients are accepted before the others have their turn.
-const ACCEPT_TURN: usize = 16;
-/// How long no client is accepted when file descriptors or memory have run out.
-const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The QMP server of one machine.
 #[derive(Debug)]
@@ -121,97 +115,6 @@ impl<B: Backend> Server<B> {
     /// The machine.
     pub fn backend_mut(&mut self) -> &mut B {
         &mut self.backend
-    }
-
-    /// Delivers the events and replies that wait, for at most `limit`, and closes all connections.
-    /// Events that the throttle holds back go out as the last. To be called once, when the event
-    /// loop has ended.
-    pub fn finish(&mut self, limit: Duration) {
-        self.serving = false;
-        self.deliver_events();
-        for event in self.throttle.flush() {
-            self.broadcast(&event);
-        }
-        self.clients.give_up_waiting();
-        let end = Instant::now() + limit;
-        loop {
-            self.clients.values_mut().for_each(|client| {
-                client.unblock();
-                client.flush();
-            });
-            let waiting = self.clients.values().filter(|client| client.has_output());
-            let mut waiting: Vec<_> = waiting
-                .map(|client| PollFd::new(client, PollFlags::OUT))
-                .collect();
-            let left = end.saturating_duration_since(Instant::now());
-            if waiting.is_empty() || left.is_zero() {
-                break;
-            }
-            let timeout = Timespec::try_from(left).ok();
-            if let Err(errno) = poll(&mut waiting, timeout.as_ref())
-                && errno != Errno::INTR
-            {
-                break;
-            }
-        }
-        for mut client in self.clients.take() {
-            client.drain_input(&mut self.buffer);
-            log::info!("QMP client {} is disconnected", client.number);
-        }
-    }
-
-    fn accept_clients(&mut self, listener: RawFd, ops: &mut EventOps) {
-        for _ in 0..ACCEPT_TURN {
-            match self.listeners.accept(listener) {
-                Ok(socket) => self.add_client(socket, listener, ops),
-                Err(Errno::AGAIN) => return,
-                Err(Errno::INTR | Errno::CONNABORTED) => {}
-                // Out of descriptors or memory. The client stays in the backlog, so the listener
-                // stays readable; watching it on would spin.
-                Err(errno) => {
-                    log::warn!("Cannot accept a QMP client, trying again in a second: {errno}");
-                    self.accept_again = Some(Instant::now() + ACCEPT_PAUSE);
-                    self.listeners.watch(EventSet::empty(), ops);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn add_client(&mut self, socket: OwnedFd, listener: RawFd, ops: &mut EventOps) {
-        if self.clients.len() >= MAX_CLIENTS {
-            self.refuse(&socket);
-            return;
-        }
-        let client = self.clients.welcome(socket, listener);
-        let peer = Peer::of(client.as_fd()).map_or_else(
-            |error| format!("unknown peer: {error}"),
-            |peer| peer.to_string(),
-        );
-        log::info!(
-            "QMP client {} is connected to {:?}: {peer}",
-            client.number,
-            self.listeners.path_of(listener)
-        );
-        match ops.add(Events::new(&client, client.interest)) {
-            Ok(()) => self.clients.insert(client),
-            Err(error) => log::warn!("Cannot watch a new QMP client: {error:?}"),
-        }
-    }
-
-    /// Tells a client that there are too many.
-    fn refuse(&mut self, socket: &OwnedFd) {
-        log::warn!("Refused a QMP client: {MAX_CLIENTS} are connected");
-        let desc = format!("Too many clients: {MAX_CLIENTS} are connected, disconnect one first");
-        let mut line = Vec::new();
-        Reply {
-            id: None,
-            result: Err(CommandError::Generic(desc)),
-        }
-        .write(&mut line);
-        // A new socket has room for a line; if the peer is gone already, nobody misses it.
-        let _ = rustix::net::send(socket, &line, rustix::net::SendFlags::NOSIGNAL);
-        let _ = rustix::io::read(socket, &mut self.buffer);
     }
 
     fn serve_client(&mut self, fd: RawFd, ready: EventSet) {
@@ -280,6 +183,9 @@ impl<B: Backend> Server<B> {
             }
             if effects.quit {
                 self.serving = false;
+                if let Some(client) = self.clients.get_mut(fd) {
+                    client.is_in_line = !input.contains(&b'\n');
+                }
                 return;
             }
             self.follow_balloon();
@@ -287,28 +193,6 @@ impl<B: Backend> Server<B> {
                 self.start_guest_when_due(fd);
             }
             is_late = start.elapsed() >= TURN_TIME;
-        }
-    }
-
-    /// After a message of the client `fd`: starts the guest if that was the last that its start
-    /// waits for.
-    fn start_guest_when_due(&mut self, fd: RawFd) {
-        if self.backend.status() != RunState::Prelaunch {
-            log::info!("The guest has been started: no QMP client is waited for any more");
-            self.listeners.stop_waiting();
-            return;
-        }
-        let negotiated = |client: &mut Client| {
-            let done = client.session.is_negotiated();
-            done.then_some(client.listener)
-        };
-        let listener = self.clients.get_mut(fd).and_then(negotiated);
-        if listener.is_some_and(|listener| self.listeners.ends_waiting(listener)) {
-            log::info!("The guest starts: the QMP clients that it waited for are there");
-            if let Err(error) = self.backend.cont() {
-                log::error!("Cannot start the guest: {error}");
-            }
-            self.deliver_events();
         }
     }
 

@@ -16,7 +16,7 @@ pub struct Output {
     bytes: Vec<u8>,
     /// How many of `bytes` are sent.
     sent: usize,
-    /// How many bytes of events came in since the output was last empty.
+    /// How many bytes of events may be among those that are not sent.
     event_bytes: usize,
     /// The socket takes no more until it says so.
     blocked: bool,
@@ -30,7 +30,7 @@ impl Output {
         self.bytes.len() - self.sent
     }
 
-    /// How many bytes of events have come in since all was sent.
+    /// How many bytes of events may be among those that are not sent.
     pub fn event_bytes(&self) -> usize {
         self.event_bytes
     }
@@ -88,17 +88,50 @@ impl Output {
                 Err(_) => return self.kill(),
             }
         }
+        self.event_bytes = self.event_bytes.min(self.unsent_bytes());
         if self.unsent_bytes() == 0 {
             self.bytes.clear();
             self.bytes.shrink_to(KEPT_OUTPUT_BYTES);
             self.sent = 0;
-            self.event_bytes = 0;
         } else if self.sent > self.bytes.len() / 2 {
             // Moves less than was sent since the last time, so the cost stays linear.
             self.bytes.drain(..self.sent);
             self.sent = 0;
             self.bytes
-                .shrink_to((2 * self.bytes.len()).max(KEPT_OUTPUT_BYTES));
+                .shrink_to(self.bytes.len().max(KEPT_OUTPUT_BYTES));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    /// Fewer bytes than a reply has, more than are read at once.
+    const LEFT: usize = 512 << 10;
+
+    #[test]
+    fn events_count_only_while_they_can_be_unsent() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let ours = ours.into();
+        let mut output = Output::default();
+        let reply = vec![b' '; 1 << 20];
+        let mut buffer = vec![0; 64 << 10];
+        // There is always something left, but never the events that came before the last reply.
+        for _ in 0..200 {
+            output.append_event(&[b'e'; 4096]);
+            output.append(|out| out.extend_from_slice(&reply));
+            while output.unsent_bytes() > LEFT {
+                output.unblock();
+                output.flush(&ours);
+                assert_ne!(theirs.read(&mut buffer).unwrap(), 0);
+            }
+            assert_ne!(output.unsent_bytes(), 0);
+            assert!(output.event_bytes() <= LEFT);
         }
     }
 }

@@ -71,6 +71,20 @@ fn oob_is_refused_by_each_command_once_enabled() {
 }
 
 #[test]
+fn id_that_is_kept_is_short() {
+    let ask = |id: usize| {
+        let id = "x".repeat(id - 2);
+        let input = format!(
+            "{{'execute': 'x-balloon-wait', 'arguments': {{'value': 1, 'timeout-ms': 1000}}, \
+             'id': '{id}'}}"
+        );
+        replies(&mut negotiated("[]"), input.as_bytes())
+    };
+    assert_eq!(ask(MAX_WAITING_ID_BYTES), "");
+    assert!(ask(MAX_WAITING_ID_BYTES + 1).contains("may have 4096 bytes"));
+}
+
+#[test]
 fn name_with_nul_is_another_command() {
     assert_eq!(
         replies(&mut negotiated("[]"), br#"{"execute": "query-name\u0000"}"#),

@@ -101,7 +101,12 @@ fn what_is_no_unix_socket_is_refused() {
 
 #[test]
 fn mode_is_octal_and_has_only_permissions() {
-    for (text, mode) in [("0600", 0o600), ("777", 0o777), ("000", 0), ("0666", 0o666)] {
+    for (text, mode) in [
+        ("0600", 0o600),
+        ("777", 0o777),
+        ("200", 0o200),
+        ("0666", 0o666),
+    ] {
         assert_eq!(parse(&format!("/a,mode={text}")).unwrap().mode, mode);
     }
     for text in [
@@ -110,6 +115,8 @@ fn mode_is_octal_and_has_only_permissions() {
         let refusal = parse(&format!("/a,mode={text}")).unwrap_err();
         assert!(refusal.contains("octal"), "{text}: {refusal}");
     }
+    let refusal = parse("/a,mode=0060").unwrap_err();
+    assert!(refusal.contains("the owner must"), "{refusal}");
 }
 
 #[test]
