@@ -143,9 +143,14 @@ fn stopped_guest_makes_no_progress_and_carries_on_after_cont() {
 
     qmp.execute("stop").expect("stop");
     let stopped = qmp.status().expect("status");
-    // What the guest had already sent arrives in this time.
-    std::thread::sleep(SHORT / 10);
-    let log_stopped = machine.console.log();
+    // What the guest had already sent arrives.
+    let mut log_stopped = machine.console.log();
+    let is_silent = || {
+        std::thread::sleep(SHORT / 10);
+        let before = std::mem::replace(&mut log_stopped, machine.console.log());
+        before == log_stopped
+    };
+    assert!(common::wait_until(SHORT, is_silent));
     std::thread::sleep(SHORT / 5);
     let log_later = machine.console.log();
     qmp.execute("cont").expect("cont");

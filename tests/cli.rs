@@ -5,8 +5,9 @@ mod place;
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::UnixListener;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use aerostat_tiny_guest::{Script, goodbye_elf, script_elf};
 use common::setup::{Setup, binary_under_test};
@@ -217,10 +218,15 @@ fn file_in_the_place_of_the_socket_is_left_alone() {
     assert_eq!(fs::read(file).expect("read"), b"data");
 }
 
+const LIMIT: Duration = Duration::from_secs(30);
+
 #[test]
 fn stale_socket_is_replaced() {
     let place = Place::new();
     drop(UnixListener::bind(place.path("q")).expect("bind"));
+    // A process that is being started elsewhere has the descriptor for a moment.
+    let is_stale = || UnixStream::connect(place.path("q")).is_err();
+    assert!(common::wait_until(LIMIT, is_stale));
     assert!(place.path("q").exists());
     assert!(run_with(&place, &[]).status.success());
 }

@@ -118,8 +118,7 @@ fn polling_goes_on_and_stands_still_while_the_machine_does() {
 fn guest_gives_back_what_it_has_freed_when_reporting_is_on() {
     let (mut machine, _qmp) = boot("free-page-reporting=on");
     // Fills memory and frees it at once.
-    machine.fill_guest_memory(FILL_MIB).expect("fill");
-    let full_kib = machine.resident_kib().expect("RSS");
+    let full_kib = machine.fill_guest_memory(FILL_MIB).expect("fill");
     let given = common::wait_until(REPORT, || {
         let now_kib = machine.resident_kib().expect("RSS");
         full_kib.saturating_sub(now_kib) > BACK_KIB

@@ -31,7 +31,10 @@ fn obedient() -> Script {
 }
 
 fn start(script: Script) -> Machine {
-    Setup::tiny(script).expect("guest").start().expect("start")
+    let setup = Setup::tiny(script).expect("guest");
+    // What these tests wait for is no stall, however long it takes.
+    let setup = setup.argument("--balloon", "stall-after=10m");
+    setup.start().expect("start")
 }
 
 /// A client that has negotiated.

@@ -270,18 +270,26 @@ fn machine_is_stopped_and_run_a_thousand_times_under_load() {
     assert!(machine.console.log().len() >= before);
 }
 
-/// Processor time of each vCPU thread, in clock ticks.
-fn vcpu_ticks(machine: &Machine, cpus: &serde_json::Value) -> Vec<u64> {
-    let ticks = |cpu: &serde_json::Value| {
+/// What the host knows of the thread of a CPU (proc(5), `stat`).
+struct ThreadStat {
+    is_asleep: bool,
+    /// Time on a CPU, in ticks of the clock.
+    ticks: u64,
+}
+
+fn vcpu_stats(machine: &Machine, cpus: &serde_json::Value) -> Vec<ThreadStat> {
+    let stat = |cpu: &serde_json::Value| {
         let path = format!("/proc/{}/task/{}/stat", machine.pid(), cpu["thread-id"]);
         let text = std::fs::read_to_string(path).expect("stat");
         let (_, fields) = text.rsplit_once(')').expect("name");
-        let fields = fields.split_whitespace().skip(11).take(2);
-        fields
-            .map(|field| field.parse::<u64>().expect("number"))
-            .sum()
+        let fields: Vec<_> = fields.split_whitespace().collect();
+        let number = |field: &&str| field.parse::<u64>().expect("number");
+        ThreadStat {
+            is_asleep: fields[0] == "S",
+            ticks: fields[11..13].iter().map(number).sum(),
+        }
     };
-    cpus.as_array().expect("list").iter().map(ticks).collect()
+    cpus.as_array().expect("list").iter().map(stat).collect()
 }
 
 #[test]
@@ -294,15 +302,22 @@ fn nothing_of_any_cpu_runs_while_stopped() {
     machine.console.wait_for("ready", LIMIT).expect("guest");
     let cpus = qmp.execute("query-cpus-fast").expect("CPUs");
     qmp.execute("stop").expect("stop");
-    let before = vcpu_ticks(&machine, &cpus);
+    // A thread that has left its guest is still on its way to where it waits.
+    let asleep = || {
+        vcpu_stats(&machine, &cpus)
+            .iter()
+            .all(|stat| stat.is_asleep)
+    };
+    assert!(common::wait_until(LIMIT, asleep));
+    let ticks = || {
+        vcpu_stats(&machine, &cpus)
+            .into_iter()
+            .map(|stat| stat.ticks)
+    };
+    let before: Vec<_> = ticks().collect();
     std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(vcpu_ticks(&machine, &cpus), before);
+    assert!(ticks().eq(before.iter().copied()));
     qmp.execute("cont").expect("cont");
-    std::thread::sleep(Duration::from_millis(300));
-    let after = vcpu_ticks(&machine, &cpus);
-    let ran = after
-        .iter()
-        .zip(&before)
-        .all(|(after, before)| after > before);
-    assert!(ran, "{before:?} before, {after:?} after");
+    let all_run = || ticks().zip(&before).all(|(after, before)| after > *before);
+    assert!(common::wait_until(LIMIT, all_run), "{before:?}");
 }

@@ -80,7 +80,7 @@ fn unusable_requests_are_told_in_one_line_with_status_2() {
 #[test]
 fn reply_that_does_not_come_ends_with_status_124() {
     let server = Fake::new(|_| Vec::new());
-    let ended = run(&server.socket(), &["slow", "--timeout", "200ms"]);
+    let ended = run(&server.socket(), &["slow", "--timeout", "3s"]);
     assert_eq!(ended.stderr, "aerostat-ctl: No reply came in time\n");
     assert_eq!(ended.status, Some(124));
 }
@@ -188,11 +188,13 @@ fn events_can_be_chosen_by_their_names() {
 #[test]
 fn events_end_with_the_time_or_the_reader() {
     let server = eventful();
-    let ended = run(&server.socket(), &["events", "--timeout", "300ms"]);
+    let ended = run(&server.socket(), &["events", "--timeout", "5s"]);
     assert_eq!((ended.stdout.lines().count(), ended.status), (3, Some(124)));
 
-    let mut child = ctl(&server.socket(), &["events"])
-        .stdout(std::io::pipe().expect("pipe").1)
+    let (reader, writer) = std::io::pipe().expect("pipe");
+    drop(reader);
+    let mut child = ctl(&server.socket(), &["events", "--timeout", "30s"])
+        .stdout(writer)
         .spawn()
         .expect("start");
     assert_eq!(child.wait().expect("wait").code(), Some(0));

@@ -31,7 +31,7 @@ fn size_that_is_reached_ends_with_status_0() {
 
 #[test]
 fn guest_that_stops_on_its_way_ends_with_status_3() {
-    let arguments = ["resize", "100M", "--wait", "--stall", "300ms"];
+    let arguments = ["resize", "100M", "--wait", "--stall", "5s"];
     let ended = run(&plain(300, 100).socket(), &arguments);
     let said = "aerostat-ctl: Stalled: the guest has 300 MiB, not 100 MiB\n";
     assert!(ended.stderr.ends_with(said), "{ended:?}");
@@ -40,8 +40,8 @@ fn guest_that_stops_on_its_way_ends_with_status_3() {
 
 #[test]
 fn time_that_is_up_ends_with_status_124() {
-    let arguments = ["resize", "100M", "--wait", "--timeout", "500ms"];
-    let ended = run(&plain(0, 1).socket(), &arguments);
+    let arguments = ["resize", "100M", "--wait", "--timeout", "3s"];
+    let ended = run(&plain(500, 1).socket(), &arguments);
     let said = "aerostat-ctl: The time is up: the guest has 5";
     assert!(ended.stderr.contains(said), "{ended:?}");
     assert_eq!((ended.stdout.as_str(), ended.status), ("", Some(124)));

@@ -181,7 +181,7 @@ fn time_out_counts_for_each_reply_of_a_script() {
     let input = "stop\nnever\n";
     let ended = run_with_input(
         &server().socket(),
-        &["shell", "--timeout", "1s"],
+        &["shell", "--timeout", "3s"],
         input.as_bytes(),
     );
     assert!(ended.stdout.ends_with("{}\n"), "{ended:?}");

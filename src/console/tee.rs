@@ -192,12 +192,12 @@ mod tests {
     #[test]
     fn finish_spends_its_limit_once_for_all_outputs() {
         let limit = Duration::from_millis(300);
-        let (_unread, pipes): (Vec<_>, Vec<_>) = (0..16).map(|_| unread_pipe()).unzip();
+        let (_unread, pipes): (Vec<_>, Vec<_>) = (0..64).map(|_| unread_pipe()).unzip();
         let mut console = Console::new(pipes, None).unwrap();
         console.write_all(&[b'x'; MORE_THAN_A_PIPE_HOLDS]).unwrap();
         let start = Instant::now();
         console.finish(limit);
-        assert!((limit..8 * limit).contains(&start.elapsed()));
+        assert!((limit..40 * limit).contains(&start.elapsed()));
     }
 
     #[test]

@@ -66,6 +66,18 @@ impl Console {
         }
     }
 
+    /// Waits until all that the machine printed is read, whose process has ended; for at most
+    /// `limit`.
+    pub fn wait_closed(&self, limit: Duration) {
+        let is_open = |output: &mut Output| !output.closed;
+        // Beyond the limit what is there counts.
+        drop(
+            self.shared
+                .changed
+                .wait_timeout_while(self.shared.lock(), limit, is_open),
+        );
+    }
+
     /// All that the guest has printed so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&self.shared.lock().bytes).into_owned()

@@ -133,14 +133,18 @@ impl Machine {
         })
     }
 
-    /// Makes the guest write `mib` MiB of its memory, then free them again.
+    /// Makes the guest write `mib` MiB of its memory, then free them again. Returns the memory of
+    /// the process, in KiB, before they were freed.
     ///
     /// # Errors
     ///
     /// When the guest has no room for them.
-    pub fn fill_guest_memory(&mut self, mib: u64) -> Result<()> {
-        let command = format!("dd if=/dev/zero of=/tmp/fill bs=1M count={mib} && rm /tmp/fill");
-        self.console.run_for(&command, FILL_LIMIT).map(drop)
+    pub fn fill_guest_memory(&mut self, mib: u64) -> Result<u64> {
+        let fill = format!("dd if=/dev/zero of=/tmp/fill bs=1M count={mib}");
+        self.console.run_for(&fill, FILL_LIMIT)?;
+        let full_kib = self.resident_kib()?;
+        self.console.run_for("rm /tmp/fill", FILL_LIMIT)?;
+        Ok(full_kib)
     }
 
     /// How the process ended, if it has.
@@ -162,6 +166,7 @@ impl Machine {
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = self.exit_status()? {
+                self.console.wait_closed(limit);
                 return Ok(status);
             }
             if Instant::now() >= deadline {

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::demo;
 use crate::error::{Error, FileContext, Result};
@@ -62,9 +63,12 @@ fn run_tests(programs: &[TestProgram], line: &mut Line) -> Result<()> {
     )))
 }
 
+/// How long a test program may take: one that hangs is named.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+
 /// Runs one test program as Cargo does; tests in turn, since a guest needs the CPU for itself.
 pub fn run_test(program: &TestProgram) -> Result<()> {
-    process::run(
+    process::run_within(
         Command::new(&program.path)
             .args(&program.filters)
             .arg("--test-threads=1")
@@ -75,6 +79,7 @@ pub fn run_test(program: &TestProgram) -> Result<()> {
                     .iter()
                     .map(|(name, value)| (name, value)),
             ),
+        LIMIT,
     )
 }
 

@@ -41,6 +41,8 @@ const ERROR_LINES: usize = 60;
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 /// Time between two looks whether the machine has ended.
 const PAUSE: Duration = Duration::from_secs(1);
+/// How long what the machine has sent may take to be read when it has ended.
+const LAST_INPUTS: Duration = Duration::from_secs(30);
 
 /// What becomes of the outer machine's console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -249,7 +251,7 @@ fn has_ended(child: &mut Child) -> Result<bool> {
 
 /// The outcome among the inputs that are still on their way after the machine ended.
 fn last_outcome(inputs: &mpsc::Receiver<Input>) -> Option<std::result::Result<(), String>> {
-    while let Ok(input) = inputs.recv_timeout(PAUSE) {
+    while let Ok(input) = inputs.recv_timeout(LAST_INPUTS) {
         if let Input::Message(line) = input
             && let Ok(Message::Done(outcome)) = serde_json::from_str(&line)
         {

@@ -1,6 +1,8 @@
 //! Running other programs: checked, with what they said in the error.
 
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
@@ -35,6 +37,42 @@ pub fn run(command: &mut Command) -> Result<()> {
         command: describe(command),
         source,
     })?;
+    check(command, status)
+}
+
+/// As [`run`], for at most `limit`; then the process is ended.
+///
+/// # Errors
+///
+/// As [`run`], and when the time is up.
+pub fn run_within(command: &mut Command, limit: Duration) -> Result<()> {
+    const PAUSE: Duration = Duration::from_millis(20);
+    let deadline = Instant::now() + limit;
+    let described = describe(command);
+    let failed = |source| Error::Start {
+        command: described.clone(),
+        source,
+    };
+    let mut child = command.spawn().map_err(failed)?;
+    let status = loop {
+        if let Some(status) = child.try_wait().map_err(failed)? {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            // Whatever comes of it, it did not end in time.
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(Error::Check(format!(
+                "{described} did not end within {} s",
+                limit.as_secs()
+            )));
+        }
+        thread::sleep(PAUSE);
+    };
+    check(command, status)
+}
+
+fn check(command: &Command, status: ExitStatus) -> Result<()> {
     if status.success() {
         return Ok(());
     }

@@ -7,6 +7,9 @@ use aerostat_qmp::client::Arguments;
 
 use crate::request::{self, ArgumentsError, Request};
 
+/// The command that ends the machine.
+const QUIT: &str = "quit";
+
 /// What a line asks for.
 #[derive(Debug, PartialEq)]
 pub enum Line {
@@ -50,6 +53,17 @@ impl Line {
         let mut all = vec![command];
         all.extend(words(rest).into_iter().map(|word| word.text));
         request::from_words(&all).map(Self::Command)
+    }
+}
+
+impl Line {
+    /// Whether it ends the machine.
+    pub fn is_quit(&self) -> bool {
+        match self {
+            Self::Command(request) => request.command == QUIT,
+            Self::Raw(request) => request.get("execute").is_some_and(|name| name == QUIT),
+            Self::Empty | Self::Help(_) | Self::Exit => false,
+        }
     }
 }
 

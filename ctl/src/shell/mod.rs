@@ -13,6 +13,7 @@ mod script;
 mod terminal;
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use aerostat_qmp::client::ClientError;
 
@@ -20,6 +21,9 @@ use crate::connect::Session;
 use crate::failure::Failure;
 
 use schema::Schema;
+
+/// How long a machine may take to go after `quit`.
+const QUIT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs the shell until its input ends or the machine has gone.
 ///

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use aerostat_qmp::client::{Arguments, Client, ClientError, Deadline};
 use serde_json::Value;
 
+use super::QUIT_LIMIT;
 use super::help;
 use super::line::Line;
 use super::schema::Schema;
@@ -15,7 +16,8 @@ use crate::failure::{self, Failure, UNUSABLE};
 use crate::output::{print, tell};
 use crate::request::ArgumentsError;
 
-/// After the last line, events that are under way get this time.
+/// After the last line, events that are under way get this time; after `quit`, what the machine says
+/// until it has gone.
 const LAST_EVENTS: Duration = Duration::from_millis(50);
 
 /// Runs the lines of standard input.
@@ -31,12 +33,15 @@ pub fn run(session: Session, schema: &Schema) -> Result<(), Failure> {
         ..
     } = session;
     let mut worst = 0;
+    let mut last_events = LAST_EVENTS;
     for (number, line) in (1..).zip(io::stdin().lock().split(b'\n')) {
         let line = line.map_err(Failure::Input)?;
         print_events(&mut client, Some(Instant::now()))?;
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         let line = std::str::from_utf8(&line).map_err(|_| ArgumentsError::NotText);
-        let failure = match line.and_then(Line::parse) {
+        let line = line.and_then(Line::parse);
+        let is_quit = line.as_ref().is_ok_and(Line::is_quit);
+        let failure = match line {
             Ok(Line::Exit) => break,
             Ok(Line::Empty) => Ok(()),
             Ok(Line::Help(None)) => print(help::overview(schema).trim_end()),
@@ -48,7 +53,10 @@ pub fn run(session: Session, schema: &Schema) -> Result<(), Failure> {
             Ok(Line::Raw(request)) => send_raw(&mut client, request, deadline),
             Err(error) => Err(error.into()),
         };
-        let Err(failure) = failure else { continue };
+        let Err(failure) = failure else {
+            last_events = if is_quit { QUIT_LIMIT } else { LAST_EVENTS };
+            continue;
+        };
         if let Failure::Output(error) = failure {
             return Err(match error.kind() {
                 // Who has seen enough does not want to be told, but not all was done.
@@ -65,7 +73,7 @@ pub fn run(session: Session, schema: &Schema) -> Result<(), Failure> {
             return Err(Failure::Told { status: worst });
         }
     }
-    print_events(&mut client, Some(Instant::now() + LAST_EVENTS))?;
+    print_events(&mut client, Some(Instant::now() + last_events))?;
     match worst {
         0 => Ok(()),
         status => Err(Failure::Told { status }),

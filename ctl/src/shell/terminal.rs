@@ -13,6 +13,7 @@ use rustyline::ExternalPrinter;
 use rustyline::error::ReadlineError;
 use serde_json::Value;
 
+use super::QUIT_LIMIT;
 use super::editor::{Editor, Typed};
 use super::help;
 use super::line::Line;
@@ -22,11 +23,6 @@ use crate::failure::{self, Failure, UNUSABLE};
 use crate::output::{print, tell};
 use crate::request::Request;
 use crate::status::version;
-
-/// The command that ends the machine.
-const QUIT: &str = "quit";
-/// How long a machine may take to go after `quit`.
-const QUIT_LIMIT: Duration = Duration::from_secs(2);
 
 /// Runs what is typed until Ctrl-D, or until the machine has gone.
 ///
@@ -57,24 +53,22 @@ pub fn run(session: Session, schema: Schema) -> Result<(), Failure> {
         if link.end.is_closed.load(Ordering::Acquire) {
             return Err(Failure::Told { status: UNUSABLE });
         }
-        let outcome = match Line::parse(&line) {
+        let line = Line::parse(&line);
+        let is_quit = line.as_ref().is_ok_and(Line::is_quit);
+        let outcome = match line {
             Ok(Line::Exit) => return Ok(()),
             Ok(Line::Empty) => Ok(()),
             Ok(Line::Help(None)) => print(help::overview(&schema).trim_end()),
             Ok(Line::Help(Some(name))) => print(help::command(&schema, &name).trim_end()),
             Ok(Line::Command(request)) => {
                 let Request { command, arguments } = request;
-                let is_quit = command == QUIT;
                 link.run(is_quit, |sender, deadline| {
                     sender.send(&command, arguments, deadline)
                 })
             }
-            Ok(Line::Raw(request)) => {
-                let is_quit = request.get("execute").is_some_and(|name| name == QUIT);
-                link.run(is_quit, |sender, deadline| {
-                    sender.send_request(request, deadline)
-                })
-            }
+            Ok(Line::Raw(request)) => link.run(is_quit, |sender, deadline| {
+                sender.send_request(request, deadline)
+            }),
             Err(error) => Err(error.into()),
         };
         match outcome {

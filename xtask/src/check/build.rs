@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use serde::Deserialize;
 
@@ -102,13 +103,16 @@ fn package_name(directory: &Path, root: &Path) -> Option<String> {
     })
 }
 
+/// How long a test program may take on this machine: one that hangs is named.
+const LIMIT: Duration = Duration::from_secs(10 * 60);
+
 /// Runs a test program on this machine, as Cargo does.
 ///
 /// # Errors
 ///
 /// When a test fails.
 pub fn run(program: &TestProgram) -> Result<()> {
-    process::run(
+    process::run_within(
         Command::new(&program.path)
             .args(&program.filters)
             .current_dir(&program.directory)
@@ -118,6 +122,7 @@ pub fn run(program: &TestProgram) -> Result<()> {
                     .iter()
                     .map(|(name, value)| (name, value)),
             ),
+        LIMIT,
     )
 }
 
