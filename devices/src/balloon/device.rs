@@ -54,6 +54,8 @@ pub struct Balloon {
     /// Never held while anything else is done.
     statistics: Mutex<Statistics>,
     sink: BalloonSink,
+    /// Held while a write of the guest is taken and told.
+    telling: Mutex<()>,
     faults: FaultLog,
 }
 
@@ -91,6 +93,7 @@ impl Balloon {
             polling: Polling::new()?,
             statistics: Mutex::default(),
             sink,
+            telling: Mutex::default(),
             faults: FaultLog::new("balloon"),
         })
     }
@@ -378,6 +381,8 @@ impl VirtioDevice for Balloon {
     }
 
     fn write_config(&self, offset: u64, data: &[u8]) {
+        // Two CPUs that write at once: the size that holds is the one that is told last.
+        let _order = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         match self.config.write(offset, data) {
             Ok(Change::Actual) => (self.sink)(self.config.actual_pages()),
             Ok(Change::Nothing) => {}
@@ -397,8 +402,9 @@ impl VirtioDevice for Balloon {
             queue,
             held: None,
         });
-        *self.lock_active() = queues.collect();
+        // Before the queues: they are served as was negotiated.
         self.negotiated.store(features, Ordering::Release);
+        *self.lock_active() = queues.collect();
         // A driver may have filled a queue before DRIVER_OK, when its kick went unheard.
         for kick in &self.kicks {
             let _ = kick.write(1);

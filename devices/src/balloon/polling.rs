@@ -79,7 +79,9 @@ impl Polling {
     pub(super) fn stop(&self) {
         let mut state = self.lock();
         if state.stopped.is_none() {
-            let left = self.left();
+            // A call that nobody has heard yet is due at once when the machine goes on.
+            let unheard = || self.has_called().then_some(Duration::ZERO);
+            let left = self.left().or_else(unheard);
             self.arm(None);
             state.stopped = Some(left);
         }
@@ -133,6 +135,8 @@ impl AsRawFd for Polling {
 
 #[cfg(test)]
 mod tests {
+    use rustix::event::{PollFd, PollFlags, poll};
+
     use super::*;
 
     fn running(interval: u32) -> Polling {
@@ -162,6 +166,19 @@ mod tests {
         assert_eq!(polling.left(), None);
         polling.resume();
         assert!(polling.left().unwrap() > Duration::from_secs(9_000));
+    }
+
+    #[test]
+    fn call_that_was_not_heard_before_the_stop_comes_again() {
+        let polling = running(1);
+        polling.begin();
+        let mut timer = [PollFd::new(&polling.timer, PollFlags::IN)];
+        poll(&mut timer, None).unwrap();
+        polling.stop();
+        assert!(!polling.has_called());
+        polling.resume();
+        poll(&mut timer, None).unwrap();
+        assert!(polling.has_called());
     }
 
     #[test]
