@@ -145,6 +145,30 @@ fn paused_guest_waits_for_cont_and_for_nobody_else() {
 }
 
 #[test]
+fn monitor_without_a_client_is_said_to_be_disconnected() {
+    let files = ready();
+    let _machine = start(&files, &["--qmp", "second"]);
+    let mut client = connect(&files, "q");
+    let mut filenames = || {
+        let devices = client.execute("query-chardev").expect("devices");
+        let name = |at: usize| {
+            devices[at]["filename"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        [name(0), name(1)]
+    };
+    let is_disconnected = |name: &String| name.starts_with("disconnected:unix:");
+    assert_eq!(filenames().each_ref().map(is_disconnected), [false, true]);
+    let second = connect(&files, "second");
+    assert_eq!(filenames().each_ref().map(is_disconnected), [false, false]);
+    drop(second);
+    let is_gone = || filenames().each_ref().map(is_disconnected) == [false, true];
+    assert!(common::wait_until(LIMIT, is_gone));
+}
+
+#[test]
 fn client_65_of_all_sockets_is_told_and_sent_away() {
     let files = ready();
     let _machine = start(&files, &["--qmp", "second"]);

@@ -95,6 +95,22 @@ fn machine_that_neither_reboots_nor_ends_stays_shut_down_after_a_reset() {
 }
 
 #[test]
+fn paused_machine_that_may_not_reboot_goes_on_after_a_reset_by_a_client() {
+    let setup = Setup::tiny(idle()).expect("guest");
+    let setup = setup.flag("--no-reboot").flag("--no-shutdown");
+    let mut machine = setup.start().expect("start");
+    let mut qmp = machine.qmp().expect("connect");
+    machine.console.wait_for("ready", LIMIT).expect("guest");
+    qmp.execute("stop").expect("stop");
+    qmp.execute("system_reset").expect("answer");
+    assert_eq!(qmp.status().expect("status"), "paused");
+    qmp.execute("cont").expect("cont");
+    assert_eq!(qmp.status().expect("status"), "running");
+    let events = ["STOP", "SHUTDOWN host-qmp-system-reset", "RESUME"];
+    assert_eq!(qmp.take_event_names(), events);
+}
+
+#[test]
 fn balloon_keeps_target_and_actual_and_the_next_driver_finds_the_target() {
     let mut driver = BalloonDriver::new(DEVICE, RINGS);
     let script = driver

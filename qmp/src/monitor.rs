@@ -7,6 +7,8 @@ use std::path::PathBuf;
 pub struct Monitor {
     /// The path of the socket, as the user wrote it.
     pub path: PathBuf,
+    /// How many clients it has.
+    pub clients: usize,
 }
 
 /// The label of the monitor with this index; as QEMU labels one that `-qmp` makes.
@@ -17,6 +19,11 @@ pub fn label(index: usize) -> String {
 impl Monitor {
     /// Where it listens, in QEMU's words.
     pub fn filename(&self) -> String {
-        format!("unix:{},server=on", self.path.display())
+        let state = if self.clients == 0 {
+            "disconnected:"
+        } else {
+            ""
+        };
+        format!("{state}unix:{},server=on", self.path.display())
     }
 }

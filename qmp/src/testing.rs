@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use aerostat_qmp::command::Context;
 use aerostat_qmp::command::types::Arguments;
+use aerostat_qmp::monitor::Monitor;
 use aerostat_qmp::resize::{DEFAULT_STALL_AFTER, Resize};
 use aerostat_qmp::{
     Backend, BalloonInfo, CommandError, CpuInfo, KvmInfo, MachineInfo, RunState, Sizes,
@@ -132,7 +133,11 @@ impl Backend for Machine {
 /// What `act` does in a context of `machine`, in which nothing has happened before.
 pub fn in_context<T>(machine: &mut Machine, act: impl FnOnce(&mut Context<'_>) -> T) -> T {
     let mut resize = Resize::new(DEFAULT_STALL_AFTER, Instant::now());
-    act(&mut Context::new(machine, &[], &mut resize))
+    let monitors = [Monitor {
+        path: "/monitor".into(),
+        clients: 1,
+    }];
+    act(&mut Context::new(machine, &monitors, &mut resize))
 }
 
 /// What a handler returns for these arguments.

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use aerostat_qmp::{Event, EventSender, PanicAction, ShutdownCause};
-use aerostat_vmm::{GuestEvent, Machine};
+use aerostat_vmm::{GuestEvent, Machine, RunState};
 
 use super::Description;
 use crate::cli::options::{ErrorPolicy, PanicPolicy, TermPolicy};
@@ -88,13 +88,16 @@ impl Life {
     fn shut_down(&mut self, cause: ShutdownCause, event: &GuestEvent, ending: Ending) {
         if self.policy.no_shutdown {
             self.events.send(Event::Shutdown(cause));
-            self.halt(event);
+            // What a client asks for ends nothing that a stopped guest was at.
+            if cause.is_guest() || self.machine.state() == RunState::Running {
+                self.halt(event);
+            }
         } else {
             self.end(cause, ending);
         }
     }
 
-    /// Stops the guest for what it did, and says so if the machine stays.
+    /// Stops the guest for what it did, and says so if it ran.
     fn halt(&mut self, event: &GuestEvent) {
         match self.machine.halt(event) {
             Ok(true) => self.events.send(Event::Stop),

@@ -103,6 +103,7 @@ fn replies<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
     let mut resize = Resize::new(DEFAULT_STALL_AFTER, Instant::now());
     let monitors = [Monitor {
         path: "/monitor".into(),
+        clients: 1,
     }];
     // As if no time passed: what waits ends for another reason.
     let now = Instant::now();

@@ -18,7 +18,7 @@ type Return = Result<Value, CommandError>;
 pub(super) fn balloon(context: &mut Context<'_>, arguments: &Arguments) -> Return {
     // A machine without a balloon says so whatever the value.
     context.machine.balloon_actual()?;
-    context.set_balloon("value", arguments.get("value"))?;
+    context.set_balloon(arguments.get("value"))?;
     Ok(nothing())
 }
 
@@ -55,7 +55,7 @@ pub(super) fn x_balloon_wait(
 ) -> Result<Wish, CommandError> {
     context.machine.balloon_actual()?;
     if let Some(value) = arguments.get("value") {
-        context.set_balloon("value", Some(value))?;
+        context.set_balloon(Some(value))?;
     }
     let timeout = arguments.get("timeout-ms").and_then(Value::as_u64);
     let timeout = Duration::from_millis(timeout.unwrap_or_default());
@@ -76,16 +76,11 @@ pub(crate) fn wait_return(outcome: Outcome, resize: &Resize) -> Value {
 }
 
 impl Context<'_> {
-    /// Asks for a size, which the error calls `parameter`.
-    pub(crate) fn set_balloon(
-        &mut self,
-        parameter: &str,
-        value: Option<&Value>,
-    ) -> Result<(), CommandError> {
+    /// Asks for a size.
+    pub(crate) fn set_balloon(&mut self, value: Option<&Value>) -> Result<(), CommandError> {
         let guest_bytes = value.and_then(Value::as_u64).filter(|&bytes| bytes > 0);
-        let guest_bytes = guest_bytes.ok_or_else(|| {
-            CommandError::Generic(format!("Parameter '{parameter}' expects a size"))
-        })?;
+        let guest_bytes =
+            guest_bytes.ok_or_else(|| CommandError::generic("Parameter 'value' expects a size"))?;
         self.machine.set_balloon(guest_bytes)?;
         if let Some(sizes) = self.machine.balloon_sizes() {
             self.resize.ask(sizes, Instant::now());

@@ -26,17 +26,14 @@ pub(super) fn query_qmp_schema(_: &mut Context<'_>, _: &Arguments) -> Return {
     Ok(schema::schema())
 }
 
-/// A command for people; what goes wrong in it is text, not an error. `cpu-index` matters to no
-/// command that exists here, but must name a CPU.
+/// A command for people; what goes wrong in it is text, not an error.
 pub(super) fn human_monitor_command(context: &mut Context<'_>, arguments: &Arguments) -> Return {
     let index = arguments.get("cpu-index").and_then(Value::as_i64);
     let cpus = context.machine.cpus().len();
-    let exists = |index| usize::try_from(index).is_ok_and(|index: usize| index < cpus);
-    if !index.is_none_or(exists) {
-        return Err(CommandError::generic(
-            "Parameter 'cpu-index' expects a CPU number",
-        ));
-    }
+    let index = usize::try_from(index.unwrap_or(0)).ok();
+    let index = index.filter(|&index| index == 0 || index < cpus);
+    context.monitor_cpu =
+        index.ok_or_else(|| CommandError::generic("Parameter 'cpu-index' expects a CPU number"))?;
     let line = arguments.get("command-line").and_then(Value::as_str);
     Ok(hmp::run(context, line.unwrap_or_default()).into())
 }

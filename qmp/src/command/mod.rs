@@ -12,6 +12,8 @@ mod run_state;
 mod table;
 pub mod types;
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use crate::backend::{Backend, CommandError};
@@ -63,6 +65,8 @@ pub struct Context<'a> {
     pub monitors: &'a [Monitor],
     /// How the guest follows the balloon's target.
     pub resize: &'a mut Resize,
+    /// The CPU that a line for people is about.
+    pub monitor_cpu: usize,
     /// What the server has to do after the command.
     pub effects: Effects,
 }
@@ -78,6 +82,7 @@ impl<'a> Context<'a> {
             machine,
             monitors,
             resize,
+            monitor_cpu: 0,
             effects: Effects::default(),
         }
     }
@@ -89,7 +94,7 @@ pub struct Effects {
     /// Serve no further request of anyone.
     pub quit: bool,
     /// Cut off the clients of these monitors, by their index.
-    pub yanked: Vec<usize>,
+    pub yanked: BTreeSet<usize>,
 }
 
 /// The command of this name.

@@ -23,7 +23,8 @@ type Now = fn(
     &super::types::Arguments,
 ) -> Result<serde_json::Value, crate::CommandError>;
 
-const fn query(name: &'static str, returns: Type, handler: Now) -> Command {
+/// A command without arguments.
+const fn plain(name: &'static str, returns: Type, handler: Now) -> Command {
     command(name, &[], returns, handler)
 }
 
@@ -60,13 +61,13 @@ pub static COMMANDS: &[Command] = &[
         handler: Handler::Negotiate,
     },
     // Of the server.
-    query("query-version", VERSION, introspection::query_version),
-    query(
+    plain("query-version", VERSION, introspection::query_version),
+    plain(
         "query-commands",
         Array(&Object(&[required("name", Str)])),
         introspection::query_commands,
     ),
-    query(
+    plain(
         "query-qmp-schema",
         Array(&SCHEMA_INFO),
         introspection::query_qmp_schema,
@@ -77,8 +78,8 @@ pub static COMMANDS: &[Command] = &[
         Str,
         introspection::human_monitor_command,
     ),
-    query("query-chardev", Array(&CHARDEV), chardev::query_chardev),
-    out_of_band(query(
+    plain("query-chardev", Array(&CHARDEV), chardev::query_chardev),
+    out_of_band(plain(
         "query-yank",
         Array(&YANK_INSTANCE),
         chardev::query_yank,
@@ -90,34 +91,34 @@ pub static COMMANDS: &[Command] = &[
         chardev::yank,
     )),
     // Of the machine.
-    query(
+    plain(
         "query-name",
         Object(&[optional("name", Str)]),
         machine::query_name,
     ),
-    query(
+    plain(
         "query-uuid",
         Object(&[required("UUID", Str)]),
         machine::query_uuid,
     ),
-    query(
+    plain(
         "query-kvm",
         Object(&[required("enabled", Bool), required("present", Bool)]),
         machine::query_kvm,
     ),
-    query(
+    plain(
         "query-target",
         Object(&[required("arch", TARGET)]),
         machine::query_target,
     ),
-    query("query-cpus-fast", Array(&CPU), machine::query_cpus_fast),
-    query(
+    plain("query-cpus-fast", Array(&CPU), machine::query_cpus_fast),
+    plain(
         "query-current-machine",
         Object(&[required("wakeup-suspend-support", Bool)]),
         machine::query_current_machine,
     ),
-    query("query-machines", Array(&MACHINE), machine::query_machines),
-    query(
+    plain("query-machines", Array(&MACHINE), machine::query_machines),
+    plain(
         "query-memory-size-summary",
         Object(&[
             required("base-memory", Int),
@@ -125,24 +126,24 @@ pub static COMMANDS: &[Command] = &[
         ]),
         machine::query_memory_size_summary,
     ),
-    query(
+    plain(
         "query-memdev",
         Array(&MEMORY_BACKEND),
         machine::query_memdev,
     ),
-    query("query-memory-devices", NEVER_ANY, machine::query_none),
-    query("query-iothreads", NEVER_ANY, machine::query_none),
-    query("query-block", NEVER_ANY, machine::query_none),
+    plain("query-memory-devices", NEVER_ANY, machine::query_none),
+    plain("query-iothreads", NEVER_ANY, machine::query_none),
+    plain("query-block", NEVER_ANY, machine::query_none),
     command(
         "query-blockstats",
         &[optional("query-nodes", Bool)],
         NEVER_ANY,
         machine::query_none,
     ),
-    query("query-jobs", NEVER_ANY, machine::query_none),
-    query("query-migrate", NOTHING, machine::query_migrate),
+    plain("query-jobs", NEVER_ANY, machine::query_none),
+    plain("query-migrate", NOTHING, machine::query_migrate),
     // The run state.
-    query(
+    plain(
         "query-status",
         Object(&[
             required("running", Bool),
@@ -150,11 +151,11 @@ pub static COMMANDS: &[Command] = &[
         ]),
         run_state::query_status,
     ),
-    query("stop", NOTHING, run_state::stop),
-    query("cont", NOTHING, run_state::cont),
-    query("system_reset", NOTHING, run_state::system_reset),
-    query("system_powerdown", NOTHING, run_state::system_powerdown),
-    query("quit", NOTHING, run_state::quit),
+    plain("stop", NOTHING, run_state::stop),
+    plain("cont", NOTHING, run_state::cont),
+    plain("system_reset", NOTHING, run_state::system_reset),
+    plain("system_powerdown", NOTHING, run_state::system_powerdown),
+    plain("quit", NOTHING, run_state::quit),
     // The balloon.
     command(
         "balloon",
@@ -162,12 +163,12 @@ pub static COMMANDS: &[Command] = &[
         NOTHING,
         balloon::balloon,
     ),
-    query(
+    plain(
         "query-balloon",
         Object(&[required("actual", Int)]),
         balloon::query_balloon,
     ),
-    query("x-query-balloon", BALLOON, balloon::x_query_balloon),
+    plain("x-query-balloon", BALLOON, balloon::x_query_balloon),
     Command {
         name: "x-balloon-wait",
         arguments: &[optional("value", Int), required("timeout-ms", Uint)],
@@ -287,8 +288,9 @@ const CHARDEV: Type = Object(&[
 ]);
 
 const YANK_INSTANCE: Type = Object(&[
-    required("type", Enum(&[chardev::CHARDEV])),
-    required("id", Str),
+    required("type", Enum(chardev::YANK_TYPES)),
+    optional("id", Str),
+    optional("node-name", Str),
 ]);
 
 const BALLOON: Type = Object(&[

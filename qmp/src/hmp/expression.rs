@@ -21,6 +21,8 @@ pub(super) enum Fault {
     Zero,
     #[error("number too large")]
     TooLarge,
+    #[error("character constant expected")]
+    NoCharacter,
     #[error("missing terminating ' character")]
     Quote,
     #[error("unknown register")]
@@ -119,7 +121,7 @@ impl Parser<'_> {
     /// `'c'`.
     fn character(&mut self) -> Result<i64, Fault> {
         let mut characters = self.rest.chars().skip(1);
-        let value = characters.next().ok_or(Fault::Quote)?;
+        let value = characters.next().ok_or(Fault::NoCharacter)?;
         if characters.next() != Some('\'') {
             return Err(Fault::Quote);
         }

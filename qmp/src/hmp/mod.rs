@@ -118,8 +118,9 @@ static INFO: &[HumanCommand] = &[
         "show infos for each CPU",
         Action::Plain(|context| {
             let cpus = context.machine.cpus().into_iter().enumerate();
+            let chosen = context.monitor_cpu;
             let lines = cpus.map(|(index, cpu)| {
-                let mark = if index == 0 { '*' } else { ' ' };
+                let mark = if index == chosen { '*' } else { ' ' };
                 line(&format!("{mark} CPU #{index}: thread_id={}", cpu.thread_id))
             });
             Ok(lines.collect())
@@ -170,48 +171,44 @@ static INFO: &[HumanCommand] = &[
 
 /// Runs a line; what it prints.
 pub fn run(context: &mut Context<'_>, text: &str) -> String {
-    run_in(COMMANDS, "", context, text)
+    if text.trim_ascii().is_empty() {
+        return String::new();
+    }
+    run_in(COMMANDS, context, text, text)
 }
 
-fn run_in(
-    commands: &[HumanCommand],
-    prefix: &str,
-    context: &mut Context<'_>,
-    text: &str,
-) -> String {
-    let (name, rest) = first_word(text);
-    if name.is_empty() {
-        return if prefix.is_empty() {
-            String::new()
-        } else {
-            help_of_all(commands, prefix)
-        };
-    }
+/// Runs a line of which `rest` is left, with one of `commands`.
+fn run_in(commands: &[HumanCommand], context: &mut Context<'_>, whole: &str, rest: &str) -> String {
+    let (name, rest) = first_word(rest);
+    // What was typed up to here, as faults quote it.
+    let typed = whole[..whole.len() - rest.len()].trim_ascii_end();
+    let rest = rest.trim_ascii();
     let Some(command) = find(commands, name) else {
-        return line(&format!("unknown command: '{prefix}{name}'"));
+        return line(&format!("unknown command: '{typed}'"));
     };
     match command.action {
-        Action::Info => run_in(INFO, "info ", context, rest),
+        Action::Info if rest.is_empty() => help_of_all(INFO, "info "),
+        Action::Info => run_in(INFO, context, whole, &whole[typed.len()..]),
         Action::Help => help(rest),
-        Action::Plain(_) if !rest.is_empty() => extraneous(command, prefix),
+        Action::Plain(_) if !rest.is_empty() => extraneous(command, typed),
         Action::Plain(act) => act(context).unwrap_or_else(|error| failed(&error)),
         Action::Balloon => match expression::evaluate(rest) {
-            Ok((mib, "")) => balloon(context, mib),
-            Ok(_) => extraneous(command, prefix),
-            Err(fault) => line(&fault.to_string()) + &advice(command, prefix),
+            Ok((mib, "")) => balloon(context, mib, typed),
+            Ok(_) => extraneous(command, typed),
+            Err(fault) => line(&fault.to_string()) + &advice(typed),
         },
     }
 }
 
 /// `balloon N`, in MiB.
-fn balloon(context: &mut Context<'_>, mib: i64) -> String {
+fn balloon(context: &mut Context<'_>, mib: i64, typed: &str) -> String {
     if mib < 0 {
-        return line("enter a positive value") + &advice(&COMMANDS[0], "");
+        return line("enter a positive value") + &advice(typed);
     }
     // As in QEMU: a size that is too large is none.
     let bytes = Value::from(mib.wrapping_mul(MIB));
     let set = context.machine.balloon_actual();
-    let set = set.and_then(|_| context.set_balloon("target", Some(&bytes)));
+    let set = set.and_then(|_| context.set_balloon(Some(&bytes)));
     set.map_or_else(|error| failed(&error), |()| String::new())
 }
 
@@ -259,18 +256,15 @@ fn help_of(command: &HumanCommand, prefix: &str) -> String {
     ))
 }
 
-fn extraneous(command: &HumanCommand, prefix: &str) -> String {
+fn extraneous(command: &HumanCommand, typed: &str) -> String {
     let names = command.names.join("|");
     line(&format!(
         "{names}: extraneous characters at the end of line"
-    )) + &advice(command, prefix)
+    )) + &advice(typed)
 }
 
-fn advice(command: &HumanCommand, prefix: &str) -> String {
-    line(&format!(
-        "Try \"help {prefix}{}\" for more information",
-        command.names[0]
-    ))
+fn advice(typed: &str) -> String {
+    line(&format!("Try \"help {typed}\" for more information"))
 }
 
 fn failed(error: &CommandError) -> String {
@@ -283,13 +277,11 @@ fn find<'a>(commands: &'a [HumanCommand], name: &str) -> Option<&'a HumanCommand
         .find(|command| command.names.contains(&name))
 }
 
-/// The first word of a text, and what follows it, without the white space between.
+/// The first word of a text, and what follows it.
 fn first_word(text: &str) -> (&str, &str) {
-    let text = text.trim_ascii();
-    match text.split_once(|c: char| c.is_ascii_whitespace()) {
-        Some((word, rest)) => (word, rest.trim_ascii_start()),
-        None => (text, ""),
-    }
+    let text = text.trim_ascii_start();
+    let end = text.find(|c: char| c.is_ascii_whitespace());
+    text.split_at(end.unwrap_or(text.len()))
 }
 
 fn line(text: &str) -> String {

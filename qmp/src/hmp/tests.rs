@@ -1,4 +1,4 @@
-//! The texts are QEMU's, as it printed them.
+//! The texts are QEMU's, as 7.2 printed them and 10.0 changed them.
 
 use super::*;
 use crate::testing::{Machine, in_context};
@@ -24,10 +24,25 @@ fn faults_are_texts_with_advice() {
     for (text, answer) in [
         ("nope", "unknown command: 'nope'\r\n"),
         ("info nope", "unknown command: 'info nope'\r\n"),
+        ("  info  nope x", "unknown command: '  info  nope'\r\n"),
         (
             "stop x",
             "stop|s: extraneous characters at the end of line\r\n\
              Try \"help stop\" for more information\r\n",
+        ),
+        (
+            " s  x",
+            "stop|s: extraneous characters at the end of line\r\n\
+             Try \"help  s\" for more information\r\n",
+        ),
+        (
+            "info  status x",
+            "status: extraneous characters at the end of line\r\n\
+             Try \"help info  status\" for more information\r\n",
+        ),
+        (
+            "balloon '",
+            "character constant expected\r\nTry \"help balloon\" for more information\r\n",
         ),
         (
             "info balloon x",
@@ -42,10 +57,10 @@ fn faults_are_texts_with_advice() {
             "balloon -1",
             "enter a positive value\r\nTry \"help balloon\" for more information\r\n",
         ),
-        ("balloon 0", "Error: Parameter 'target' expects a size\r\n"),
+        ("balloon 0", "Error: Parameter 'value' expects a size\r\n"),
         (
             "balloon 17592186044416",
-            "Error: Parameter 'target' expects a size\r\n",
+            "Error: Parameter 'value' expects a size\r\n",
         ),
     ] {
         assert_eq!(said(&mut machine, text), answer);
@@ -70,6 +85,22 @@ fn help_is_for_all_commands_or_one() {
     let all = said(&mut machine, "help");
     assert_eq!(all.lines().count(), COMMANDS.len());
     assert_eq!(said(&mut machine, "info"), said(&mut machine, "help info"));
+}
+
+#[test]
+fn chosen_cpu_is_marked() {
+    let mut machine = Machine::default();
+    let cpus = in_context(&mut machine, |context| {
+        context.monitor_cpu = 1;
+        run(context, "info cpus")
+    });
+    let marks = cpus.lines().map(|line| line.starts_with("* CPU"));
+    assert!(
+        marks
+            .enumerate()
+            .all(|(index, is_marked)| is_marked == (index == 1)),
+        "{cpus}"
+    );
 }
 
 #[test]

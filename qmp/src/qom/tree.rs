@@ -32,7 +32,12 @@ const STATISTICS: [&str; 16] = [
 
 /// Switches of the balloon that say how older QEMUs behaved, and mean nothing for a device that
 /// speaks only virtio 1: as QEMU has them by default.
-const ALWAYS_ON: [&str; 3] = ["use-disabled-flag", "any_layout", "use-started"];
+const ALWAYS_ON: [&str; 4] = [
+    "use-disabled-flag",
+    "any_layout",
+    "notify_on_empty",
+    "use-started",
+];
 
 /// Objects are known by their place in the tree's list.
 type Id = usize;
@@ -250,7 +255,10 @@ impl Tree {
         };
         match known.access {
             Access::ReadOnly => Err(object.fault(property, "is not writable")),
-            Access::Frozen => Err(object.frozen(known)),
+            Access::Frozen => Err(match self.wrong_link(known, value) {
+                Some(fault) => fault,
+                None => self.frozen(id, known),
+            }),
             Access::Realized => match value {
                 Value::Bool(true) => Ok(None),
                 Value::Bool(false) => Err(CommandError::Generic(format!(
@@ -265,6 +273,42 @@ impl Tree {
                 polling_interval(seconds).map(|seconds| Some(Change::PollingInterval(seconds)))
             }
         }
+    }
+
+    /// What is wrong with a link's new value, which is looked at before anything else. No object
+    /// here is of a type that a device's link could lead to.
+    fn wrong_link(&self, property: &Property, value: &Value) -> Option<CommandError> {
+        let target = property.ty.strip_prefix("link<")?.strip_suffix('>')?;
+        let Some(path) = value.as_str() else {
+            return Some(wrong_type(property.name, "string"));
+        };
+        if path.is_empty() {
+            return None;
+        }
+        Some(match self.find(path) {
+            Err(fault) => fault,
+            Ok(_) => wrong_type(property.name, target),
+        })
+    }
+
+    /// Why a property of a device cannot be set any more.
+    fn frozen(&self, id: Id, property: &Property) -> CommandError {
+        let Object {
+            name, ty, parent, ..
+        } = &self.0[id];
+        let link = match property.ty.starts_with("link") {
+            true => "link ",
+            false => "",
+        };
+        let has_id = parent.is_some_and(|parent| self.0[parent].name == "peripheral");
+        let device = match has_id {
+            true => format!("device '{name}'"),
+            false => "anonymous device".to_owned(),
+        };
+        CommandError::Generic(format!(
+            "Attempt to set {link}property '{}' on {device} (type '{}') after it was realized",
+            property.name, ty.name
+        ))
     }
 
     fn find(&self, path: &str) -> Result<Id, CommandError> {
@@ -323,18 +367,6 @@ impl Tree {
 impl Object {
     fn fault(&self, property: &str, what: &str) -> CommandError {
         CommandError::Generic(format!("Property '{}.{property}' {what}", self.ty.name))
-    }
-
-    fn frozen(&self, property: &Property) -> CommandError {
-        let link = if property.ty.starts_with("link") {
-            "link "
-        } else {
-            ""
-        };
-        CommandError::Generic(format!(
-            "Attempt to set {link}property '{}' on device '{}' (type '{}') after it was realized",
-            property.name, self.name, self.ty.name
-        ))
     }
 }
 

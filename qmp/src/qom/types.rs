@@ -92,7 +92,7 @@ impl Property {
         object_of(members)
     }
 
-    /// Whether it is one that all devices have, or only an older form of another.
+    /// Whether it is one that all devices have.
     fn is_common(&self) -> bool {
         self.name == "type" || DEVICE.iter().any(|common| common.name == self.name)
     }
@@ -180,9 +180,9 @@ static TYPES: &[QomType] = &[
         "x86_64-cpu",
         "cpu",
         &[
-            Property::fact("thread-id", "int32"),
-            Property::fact("core-id", "int32"),
-            Property::fact("socket-id", "int32"),
+            Property::fact("thread-id", "int32").with(Access::Frozen),
+            Property::fact("core-id", "int32").with(Access::Frozen),
+            Property::fact("socket-id", "int32").with(Access::Frozen),
         ],
     ),
     class(CPU_TYPE, "x86_64-cpu", &[]),

@@ -16,6 +16,8 @@ pub struct Clients {
     by_fd: BTreeMap<RawFd, Client>,
     /// How many there have been.
     count: u64,
+    /// Whether one has come or gone since this was last looked at.
+    pub(super) have_changed: bool,
     /// What they may hold together beyond their own parts.
     pub(super) shared_limit: usize,
 }
@@ -25,6 +27,7 @@ impl Default for Clients {
         Self {
             by_fd: BTreeMap::new(),
             count: 0,
+            have_changed: false,
             shared_limit: SHARED_BYTES,
         }
     }
@@ -39,11 +42,13 @@ impl Clients {
 
     /// Adds a client.
     pub fn insert(&mut self, client: Client) {
+        self.have_changed = true;
         self.by_fd.insert(client.as_raw_fd(), client);
     }
 
     /// Removes a client.
     pub fn remove(&mut self, fd: RawFd) -> Option<Client> {
+        self.have_changed = true;
         self.by_fd.remove(&fd)
     }
 

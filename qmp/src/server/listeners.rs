@@ -31,6 +31,7 @@ impl Listeners {
         let path = |listener: &Listener| listener.path().to_owned();
         let monitors = self.all.iter().map(|listener| Monitor {
             path: path(listener),
+            clients: 0,
         });
         monitors.collect()
     }
@@ -38,6 +39,13 @@ impl Listeners {
     /// The descriptor of the socket with this index, as [`Self::monitors`] counts them.
     pub fn at(&self, index: usize) -> Option<RawFd> {
         self.all.get(index).map(AsRawFd::as_raw_fd)
+    }
+
+    /// The index of a socket.
+    pub fn index_of(&self, fd: RawFd) -> Option<usize> {
+        self.all
+            .iter()
+            .position(|listener| listener.as_raw_fd() == fd)
     }
 
     fn get(&self, fd: RawFd) -> Option<&Listener> {

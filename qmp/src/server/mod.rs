@@ -158,6 +158,7 @@ impl<B: Backend> Server<B> {
     fn process_input(&mut self, fd: RawFd, mut input: &[u8]) {
         let start = Instant::now();
         let mut is_late = false;
+        self.count_clients();
         while let Some(client) = self.clients.get_mut(fd) {
             if client.is_ignored() {
                 return;
@@ -193,6 +194,20 @@ impl<B: Backend> Server<B> {
                 self.start_guest_when_due(fd);
             }
             is_late = start.elapsed() >= TURN_TIME;
+        }
+    }
+
+    /// Brings up to date what commands are told of the listeners.
+    fn count_clients(&mut self) {
+        if !std::mem::take(&mut self.clients.have_changed) {
+            return;
+        }
+        self.monitors = self.listeners.monitors();
+        for client in self.clients.values() {
+            let index = self.listeners.index_of(client.listener);
+            if let Some(monitor) = index.and_then(|index| self.monitors.get_mut(index)) {
+                monitor.clients += 1;
+            }
         }
     }
 

@@ -118,6 +118,16 @@ fn properties_are_refused_in_the_words_of_qemu() {
              (type 'virtio-balloon-device') after it was realized",
         ),
         (
+            "iothread",
+            5.into(),
+            "Invalid parameter type for 'iothread', expected: string",
+        ),
+        (
+            "iothread",
+            "/machine".into(),
+            "Invalid parameter type for 'iothread', expected: iothread",
+        ),
+        (
             "realized",
             "x".into(),
             "Invalid parameter type for 'realized', expected: boolean",
@@ -143,6 +153,15 @@ fn properties_are_refused_in_the_words_of_qemu() {
             format!("GenericError: {expected}")
         );
     }
+    assert_eq!(
+        set(BALLOON, "iothread", "nope".into()),
+        "DeviceNotFound: Device 'nope' not found"
+    );
+    assert_eq!(
+        set("/machine/unattached/device[0]", "core-id", 1.into()),
+        "GenericError: Attempt to set property 'core-id' on anonymous device \
+         (type 'host-x86_64-cpu') after it was realized"
+    );
     assert_eq!(
         set("/machine/peripheral", "balloon0", "x".into()),
         "GenericError: Property 'container.balloon0' is not writable"
