@@ -2,11 +2,12 @@
 //!
 //! The control thread sets targets and reads sizes through atomics; vCPU threads access
 //! configuration space and activate or reset; the device thread serves the queues under the one
-//! lock of the queues, which is held for a bounded batch of buffers.
+//! lock of the queues, which is held for a batch of buffers. A batch is bounded, and whoever stops
+//! or resets the device has it given up on the way.
 
 use std::fmt;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
@@ -36,6 +37,17 @@ struct RoleQueue {
     held: Option<u16>,
 }
 
+/// What the device thread serves.
+#[derive(Default)]
+struct Service {
+    /// The queues of a driver that has set DRIVER_OK, in their order; none without a driver.
+    queues: Vec<RoleQueue>,
+    /// The machine is stopped: nothing of the guest's memory changes.
+    is_stopped: bool,
+    /// The guest was to be asked for its statistics while it was stopped.
+    is_asked: bool,
+}
+
 /// The memory balloon of a machine.
 pub struct Balloon {
     options: BalloonOptions,
@@ -43,8 +55,9 @@ pub struct Balloon {
     config: BalloonConfig,
     interrupt: Arc<MmioInterrupt>,
     kicks: Vec<EventFd>,
-    /// The queues of a driver that has set DRIVER_OK, in their order; none without a driver.
-    active: Mutex<Vec<RoleQueue>>,
+    service: Mutex<Service>,
+    /// Somebody waits for `service` who wants no batch to be done before.
+    is_halting: AtomicBool,
     /// The features that this driver uses, and VIRTIO_F_VERSION_1 among them; 0 without a driver.
     negotiated: AtomicU64,
     released_pages: AtomicU64,
@@ -86,7 +99,8 @@ impl Balloon {
             config: BalloonConfig::new(options.page_poison),
             interrupt,
             kicks: kicks?,
-            active: Mutex::default(),
+            service: Mutex::default(),
+            is_halting: AtomicBool::new(false),
             negotiated: AtomicU64::new(0),
             released_pages: AtomicU64::new(0),
             ask: EventFd::new(EFD_NONBLOCK)?,
@@ -170,14 +184,25 @@ impl Balloon {
         let _ = self.ask.write(1);
     }
 
-    /// Lets the time between two polls stand still, as the machine stops.
+    /// Stops with the machine: when this returns, the device leaves guest memory and queues alone,
+    /// and the time between two polls stands still.
     pub fn stop(&self) {
         self.polling.stop();
+        self.halt().is_stopped = true;
     }
 
-    /// Lets it go on.
+    /// Goes on with the machine.
     pub fn resume(&self) {
+        let is_asked = {
+            let mut service = self.lock_service();
+            service.is_stopped = false;
+            std::mem::take(&mut service.is_asked)
+        };
+        if is_asked {
+            self.request_statistics();
+        }
         self.polling.resume();
+        self.kick_all();
     }
 
     pub(super) fn ask(&self) -> &EventFd {
@@ -188,8 +213,28 @@ impl Balloon {
         &self.polling
     }
 
-    fn lock_active(&self) -> MutexGuard<'_, Vec<RoleQueue>> {
-        self.active.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock_service(&self) -> MutexGuard<'_, Service> {
+        self.service.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// As [`Self::lock_service`], but does not wait for the batch that is under way, which is
+    /// given up.
+    fn halt(&self) -> MutexGuard<'_, Service> {
+        self.is_halting.store(true, Ordering::Release);
+        let service = self.lock_service();
+        self.is_halting.store(false, Ordering::Release);
+        service
+    }
+
+    fn is_halting(&self) -> bool {
+        self.is_halting.load(Ordering::Acquire)
+    }
+
+    /// Has all queues looked at.
+    fn kick_all(&self) {
+        for kick in &self.kicks {
+            let _ = kick.write(1);
+        }
     }
 
     fn lock_statistics(&self) -> MutexGuard<'_, Statistics> {
@@ -203,6 +248,10 @@ impl Balloon {
         let mut pages = Vec::new();
         for _ in 0..MAX_BATCHES {
             pages.clear();
+            // The lock is not fair: whoever waits for it could wait for all batches.
+            if self.is_halting() {
+                break;
+            }
             if !self.with_queue(queue, |queue| self.take_batch(queue, &mut pages)) {
                 return;
             }
@@ -216,7 +265,11 @@ impl Balloon {
     /// the buffer that comes next is the answer. Runs on the device thread.
     pub(super) fn ask_guest(&self) {
         let is_for_statistics = |queue: &RoleQueue| queue.role == Role::Statistics;
-        let index = self.lock_active().iter().position(is_for_statistics);
+        let index = {
+            let mut service = self.lock_service();
+            service.is_asked |= service.is_stopped;
+            service.queues.iter().position(is_for_statistics)
+        };
         if let Some(index) = index {
             self.with_queue(index, |queue| {
                 let Some(head) = queue.held.take() else {
@@ -237,8 +290,11 @@ impl Balloon {
         index: usize,
         act: impl FnOnce(&mut RoleQueue) -> Result<usize, virtio_queue::Error>,
     ) -> bool {
-        let mut active = self.lock_active();
-        let queue = active.get_mut(index);
+        let mut service = self.lock_service();
+        if service.is_stopped {
+            return false;
+        }
+        let queue = service.queues.get_mut(index);
         let Some(queue) = queue.filter(|queue| queue.queue.ready()) else {
             return false;
         };
@@ -254,7 +310,7 @@ impl Balloon {
             Err(error) => {
                 self.faults
                     .record(|| format!("queue {index} is broken: {error}"));
-                active.clear();
+                service.queues.clear();
                 self.interrupt.needs_reset();
                 false
             }
@@ -280,8 +336,9 @@ impl Balloon {
         RoleQueue { role, queue, .. }: &mut RoleQueue,
         pages: &mut Vec<Pfn>,
     ) -> Result<usize, virtio_queue::Error> {
+        let first = queue.next_avail();
         let mut heads = Vec::new();
-        for chain in queue.iter(&self.memory)? {
+        for chain in queue.iter(&self.memory)?.take(QUEUE_SIZE.into()) {
             heads.push(chain.head_index());
             if let Err(fault) = read_pages(chain, &self.memory, pages) {
                 self.faults.record(|| fault.to_string());
@@ -291,8 +348,9 @@ impl Balloon {
             }
         }
         // Pages that leave the balloon need nothing: the guest finds their memory by touching it.
-        if *role == Role::Inflate {
-            self.release(runs(pages));
+        if *role == Role::Inflate && !self.release(runs(pages)) {
+            queue.set_next_avail(first);
+            return Ok(0);
         }
         self.return_all(queue, &heads)
     }
@@ -317,9 +375,10 @@ impl Balloon {
 
     /// Takes reports of free memory, and releases it unless the guest counts on its contents.
     fn take_reports(&self, queue: &mut Queue) -> Result<usize, virtio_queue::Error> {
+        let first = queue.next_avail();
         let mut heads = Vec::new();
         let mut runs: Vec<PageRun> = Vec::new();
-        for chain in queue.iter(&self.memory)? {
+        for chain in queue.iter(&self.memory)?.take(QUEUE_SIZE.into()) {
             heads.push(chain.head_index());
             if let Err(fault) = read_free_memory(chain, &mut runs) {
                 self.faults.record(|| fault.to_string());
@@ -330,8 +389,10 @@ impl Balloon {
         }
         // §5.5.6.7: a page that comes back holds zeroes, which must be what the guest expects.
         let poisons = self.negotiated.load(Ordering::Acquire) & F_PAGE_POISON != 0;
-        if !poisons || self.config.poison() == 0 {
-            self.release(runs.into_iter());
+        let is_wanted = !poisons || self.config.poison() == 0;
+        if is_wanted && !self.release(runs.into_iter()) {
+            queue.set_next_avail(first);
+            return Ok(0);
         }
         self.return_all(queue, &heads)
     }
@@ -344,9 +405,14 @@ impl Balloon {
         Ok(heads.len())
     }
 
-    fn release(&self, runs: impl Iterator<Item = PageRun>) {
+    /// Releases the runs; false if that was given up, since somebody halts the device. The same
+    /// pages may be released again.
+    fn release(&self, runs: impl Iterator<Item = PageRun>) -> bool {
         let mut total = PageRelease::default();
-        for run in runs {
+        for run in runs.flat_map(PageRun::pieces) {
+            if self.is_halting() {
+                return false;
+            }
             total.add(release_run(&self.memory, run.first, run.count));
         }
         self.released_pages
@@ -356,6 +422,7 @@ impl Balloon {
                 .record(|| format!("{} pages are not guest memory", total.outside_pages));
         }
         log::trace!("Balloon: {total:?}");
+        true
     }
 }
 
@@ -404,17 +471,15 @@ impl VirtioDevice for Balloon {
         });
         // Before the queues: they are served as was negotiated.
         self.negotiated.store(features, Ordering::Release);
-        *self.lock_active() = queues.collect();
+        self.lock_service().queues = queues.collect();
         // A driver may have filled a queue before DRIVER_OK, when its kick went unheard.
-        for kick in &self.kicks {
-            let _ = kick.write(1);
-        }
+        self.kick_all();
     }
 
     /// Target, `actual` and the interval of polling outlive a reset, as in QEMU; a new driver
     /// starts from them. What the guest said of its memory does not.
     fn reset(&self) {
-        self.lock_active().clear();
+        self.halt().queues.clear();
         self.negotiated.store(0, Ordering::Release);
         self.config.reset();
         self.polling.end();

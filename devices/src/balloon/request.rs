@@ -9,6 +9,7 @@ use std::ops::Deref;
 use virtio_queue::DescriptorChain;
 use vm_memory::{Bytes, GuestAddress};
 
+use super::QUEUE_SIZE;
 use super::runs::PageRun;
 use super::statistics::{ENTRY_BYTES, MAX_BYTES as MAX_STATISTICS_BYTES};
 use crate::{GuestMemory, PAGE_SIZE, Pfn};
@@ -18,6 +19,9 @@ const PFN_SIZE: usize = 4;
 /// The longest array that one buffer may hold, in bytes: 256 times what Linux sends (256 page
 /// numbers), 256 MiB of guest memory. What is longer is read no further.
 const MAX_BUFFER_BYTES: usize = 256 * 256 * PFN_SIZE;
+/// The most descriptors in a buffer that are looked at: as many as the queue has (§2.7.5.3.1: a
+/// chain is not longer than the queue).
+const MAX_DESCRIPTORS: usize = QUEUE_SIZE as usize;
 /// Bytes copied out of guest memory at a time.
 const CHUNK_BYTES: usize = 1024;
 
@@ -32,6 +36,8 @@ pub(super) enum BufferFault {
     Outside(u64),
     #[error("a buffer is longer than {MAX_BUFFER_BYTES} bytes")]
     TooLong,
+    #[error("a buffer has more descriptors than the queue")]
+    TooMany,
     #[error("statistics of {0} bytes are not made of entries of {ENTRY_BYTES}")]
     OddStatistics(u32),
     #[error("free memory is reported in a buffer of {0} bytes that the device may not write")]
@@ -43,7 +49,7 @@ pub(super) enum BufferFault {
 /// # Errors
 /// The last fault that was met. Reading never passes [`MAX_BUFFER_BYTES`].
 pub(super) fn read_pages<M>(
-    chain: DescriptorChain<M>,
+    mut chain: DescriptorChain<M>,
     memory: &GuestMemory,
     pages: &mut Vec<Pfn>,
 ) -> Result<(), BufferFault>
@@ -52,7 +58,7 @@ where
 {
     let mut fault = Ok(());
     let mut left = MAX_BUFFER_BYTES;
-    for descriptor in chain {
+    for descriptor in chain.by_ref().take(MAX_DESCRIPTORS) {
         if descriptor.is_write_only() {
             fault = Err(BufferFault::Writable(descriptor.len()));
             continue;
@@ -69,6 +75,9 @@ where
         if read_array(descriptor.addr().0, length, memory, pages).is_none() {
             fault = Err(BufferFault::Outside(descriptor.addr().0));
         }
+    }
+    if chain.next().is_some() {
+        fault = Err(BufferFault::TooMany);
     }
     fault
 }
@@ -101,7 +110,7 @@ fn read_array(
 /// # Errors
 /// The last fault that was met.
 pub(super) fn read_statistics<M>(
-    chain: DescriptorChain<M>,
+    mut chain: DescriptorChain<M>,
     memory: &GuestMemory,
     bytes: &mut Vec<u8>,
 ) -> Result<(), BufferFault>
@@ -110,7 +119,7 @@ where
 {
     let mut fault = Ok(());
     let mut total: u32 = 0;
-    for descriptor in chain {
+    for descriptor in chain.by_ref().take(MAX_DESCRIPTORS) {
         if descriptor.is_write_only() {
             fault = Err(BufferFault::Writable(descriptor.len()));
             continue;
@@ -127,6 +136,9 @@ where
             fault = Err(BufferFault::Outside(descriptor.addr().0));
         }
     }
+    if chain.next().is_some() {
+        fault = Err(BufferFault::TooMany);
+    }
     let odd = usize::try_from(total).is_ok_and(|total| total % ENTRY_BYTES != 0);
     if odd && fault.is_ok() {
         fault = Err(BufferFault::OddStatistics(total));
@@ -139,14 +151,14 @@ where
 /// # Errors
 /// The last fault that was met.
 pub(super) fn read_free_memory<M>(
-    chain: DescriptorChain<M>,
+    mut chain: DescriptorChain<M>,
     runs: &mut Vec<PageRun>,
 ) -> Result<(), BufferFault>
 where
     M: Deref<Target = GuestMemory>,
 {
     let mut fault = Ok(());
-    for descriptor in chain {
+    for descriptor in chain.by_ref().take(MAX_DESCRIPTORS) {
         if !descriptor.is_write_only() {
             fault = Err(BufferFault::ReadOnly(descriptor.len()));
             continue;
@@ -163,6 +175,9 @@ where
             Ok(_) => {}
             Err(_) => fault = Err(BufferFault::Outside(descriptor.addr().0)),
         }
+    }
+    if chain.next().is_some() {
+        fault = Err(BufferFault::TooMany);
     }
     fault
 }

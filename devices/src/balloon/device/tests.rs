@@ -2,10 +2,12 @@
 
 use vm_memory::{Bytes, GuestAddress};
 
+use super::RoleQueue;
 use crate::test_driver::{
     BUFFER, DRIVER_OK, FREE_PAGE, MEMORY_PAGES, NEEDS_RESET, STATUS, TestDriver,
 };
 
+mod halting;
 mod reporting;
 mod statistics;
 
@@ -171,6 +173,27 @@ fn indirect_chain_that_was_not_negotiated_is_harmless() {
     driver.make_available(INFLATE, 1);
     driver.balloon.serve(INFLATE);
     assert_eq!(driver.used_index(INFLATE), 2);
+}
+
+#[test]
+fn chain_is_read_no_further_than_a_queue_is_long() {
+    let mut driver = TestDriver::running();
+    driver.touch_all();
+    // A table of 400 descriptors elsewhere, each with one page number.
+    let table = BUFFER + 0x1000;
+    for slot in 0..400u32 {
+        let (number, length) = driver.page_numbers(0x8000 + u64::from(slot) * 4, &[100 + slot]);
+        let at = table + u64::from(slot) * 16;
+        let flags_next = NEXT | (slot + 1) << 16;
+        driver.memory.write_obj(number, GuestAddress(at)).unwrap();
+        let rest = u64::from(length) | u64::from(flags_next) << 32;
+        driver.memory.write_obj(rest, GuestAddress(at + 8)).unwrap();
+    }
+    driver.describe(INFLATE, 0, table, 400 * 16, INDIRECT);
+    driver.make_available(INFLATE, 0);
+    driver.balloon.serve(INFLATE);
+    assert_eq!(driver.empty_pages().len(), usize::from(super::QUEUE_SIZE));
+    assert_eq!(driver.used_index(INFLATE), 1);
 }
 
 #[test]
