@@ -28,13 +28,13 @@ const MAX_QUEUES: usize = 4;
 /// Descriptors in each queue; as in QEMU. Linux has one buffer in flight.
 const QUEUE_SIZE: u16 = 128;
 
-/// Page numbers taken from the guest before their memory is released: 16 MiB of guest memory.
-/// It bounds what a guest can make the device keep, and for how long its reset may wait, and
-/// still lets the runs of many buffers merge.
+/// Page numbers taken from the guest before their memory is released, and those of the buffer that
+/// passes it: 16 MiB of guest memory. It bounds what a guest can make the device keep, and still lets
+/// the runs of many buffers merge.
 const MAX_BATCH_PAGES: usize = 4096;
 
-/// Reports of free memory taken from the guest before it is released. Each is one system call,
-/// and Linux sends 32 in a buffer.
+/// Reports of free memory taken from the guest before it is released, and those of the buffer that
+/// passes it. Linux sends 32 in a buffer.
 const MAX_BATCH_REPORTS: usize = 128;
 
 /// Batches of one queue before the device thread looks at other events again.

@@ -20,7 +20,8 @@ const PFN_SIZE: usize = 4;
 /// numbers), 256 MiB of guest memory. What is longer is read no further.
 const MAX_BUFFER_BYTES: usize = 256 * 256 * PFN_SIZE;
 /// The most descriptors in a buffer that are looked at: as many as the queue has (§2.7.5.3.1: a
-/// chain is not longer than the queue).
+/// chain is not longer than the queue). An indirect table, which no driver may use here, could have
+/// more.
 const MAX_DESCRIPTORS: usize = QUEUE_SIZE as usize;
 /// Bytes copied out of guest memory at a time.
 const CHUNK_BYTES: usize = 1024;
