@@ -77,7 +77,10 @@ fn statistics_are_those_of_the_guest_and_are_gone_after_a_reset() {
     assert!(before > 0);
     poll_every(&mut qmp, 1);
     wait_for_update(&mut qmp, before);
-    let said = statistics(&mut qmp)["stats"].clone();
+    poll_every(&mut qmp, 0);
+    let arguments = json!({"timeout-ms": ANSWER.as_millis()});
+    let answer = qmp.execute_with("x-query-guest-stats", &arguments);
+    let said = answer.expect("answer")["stats"].clone();
     poll_every(&mut qmp, 100);
     qmp.execute("stop").expect("stop");
     qmp.execute("system_reset").expect("reset");

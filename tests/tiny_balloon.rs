@@ -10,6 +10,7 @@ use std::time::Duration;
 use aerostat_tiny_guest::{BalloonDriver, Script};
 use common::machine::Machine;
 use common::setup::Setup;
+use serde_json::json;
 
 /// The first virtio-mmio device, as the DSDT announces it.
 const DEVICE: u64 = 0xd000_0000;
@@ -219,4 +220,14 @@ fn machine_without_a_balloon_says_so() {
         refused.contains("No balloon device has been activated"),
         "{refused}"
     );
+}
+
+#[test]
+fn guest_that_cannot_tell_of_its_memory_is_not_waited_for() {
+    let machine = Setup::tiny(Script::new()).expect("guest").start();
+    let mut qmp = machine.as_ref().expect("start").qmp().expect("connect");
+    let arguments = json!({"timeout-ms": 600_000});
+    let refused = qmp.execute_with("x-query-guest-stats", &arguments);
+    let refused = refused.expect_err("there is no driver").to_string();
+    assert!(refused.contains("no balloon driver"), "{refused}");
 }

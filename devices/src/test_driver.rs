@@ -1,10 +1,11 @@
 //! A balloon driver for unit tests: it goes through the registers and rings as a guest does.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vm_memory::{Bytes, GuestAddress};
 
-use crate::balloon::{Balloon, BalloonOptions};
+use crate::balloon::{Balloon, BalloonNews, BalloonOptions};
 use crate::bus::BusDevice;
 use crate::interrupt::InterruptLine;
 use crate::virtio::MmioInterrupt;
@@ -33,6 +34,8 @@ pub struct TestDriver {
     pub interrupt: Arc<MmioInterrupt>,
     /// What the device reported as `actual`.
     pub reported: Arc<Mutex<Vec<u32>>>,
+    /// How often the device has told that statistics are there, or will not come.
+    pub statistics_news: Arc<AtomicU64>,
     submitted: [u16; QUEUES],
 }
 
@@ -49,7 +52,14 @@ impl TestDriver {
         let interrupt = Arc::new(MmioInterrupt::new(InterruptLine::new().unwrap()));
         let reported = Arc::new(Mutex::new(Vec::new()));
         let log = reported.clone();
-        let sink = Box::new(move |pages| log.lock().unwrap().push(pages));
+        let answers = Arc::new(AtomicU64::new(0));
+        let answer_count = answers.clone();
+        let sink = Box::new(move |news| match news {
+            BalloonNews::Actual(pages) => log.lock().unwrap().push(pages),
+            BalloonNews::Statistics => {
+                answer_count.fetch_add(1, Ordering::Relaxed);
+            }
+        });
         let balloon =
             Arc::new(Balloon::new(options, memory.clone(), interrupt.clone(), sink).unwrap());
         let transport = MmioTransport::new(balloon.clone(), memory.clone(), interrupt.clone());
@@ -59,6 +69,7 @@ impl TestDriver {
             memory,
             interrupt,
             reported,
+            statistics_news: answers,
             submitted: [0; QUEUES],
         }
     }

@@ -73,6 +73,17 @@ pub trait Backend {
     /// Sets how often the guest is asked for its statistics, in seconds; 0 for never. Without
     /// effect when there is no balloon.
     fn set_polling_interval(&mut self, seconds: u32);
+
+    /// Asks the guest for its statistics now. Returns how many times it had answered before; the
+    /// server is [woken](crate::EventSender::wake) when it does.
+    ///
+    /// # Errors
+    ///
+    /// [`CommandError::no_balloon`] or [`CommandError::no_sync_mmu`].
+    fn ask_for_statistics(&mut self) -> Result<u64, CommandError>;
+
+    /// What the guest said last of its memory; `None` while it has no driver that does.
+    fn statistics(&self) -> Option<GuestStatistics>;
 }
 
 /// What does not change while a machine is there.
@@ -119,6 +130,8 @@ pub struct GuestStatistics {
     pub values: [u64; 16],
     /// When, in seconds since 1970; 0 for never.
     pub last_update: u64,
+    /// How many times it has answered when it was asked, since its driver is there.
+    pub answers: u64,
 }
 
 impl Default for GuestStatistics {
@@ -126,6 +139,7 @@ impl Default for GuestStatistics {
         Self {
             values: [u64::MAX; 16],
             last_update: 0,
+            answers: 0,
         }
     }
 }

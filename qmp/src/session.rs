@@ -10,13 +10,13 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::backend::CommandError;
+use crate::backend::{Backend, CommandError};
 use crate::command::types::{Arguments, check_arguments};
-use crate::command::{self, Context, EXTENSION_PREFIX, Handler, NEGOTIATION_COMMAND, wait_return};
+use crate::command::{self, Context, EXTENSION_PREFIX, Handler, NEGOTIATION_COMMAND, Wait};
 use crate::framer::Framer;
 use crate::json::{self, JsonError, object};
 use crate::message::{Received, Reply, Request};
-use crate::resize::{Resize, Wish};
+use crate::resize::Resize;
 
 /// How far the negotiation has come.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub const MAX_WAITING_ID_BYTES: usize = 4096;
 #[derive(Debug)]
 struct Waiting {
     id: Value,
-    wish: Wish,
+    wait: Wait,
 }
 
 /// The state of one client.
@@ -148,8 +148,8 @@ impl Session {
             Handler::Now(handler) => handler(context, &request.arguments).map(Some),
             Handler::Later(handler) => {
                 let id = self.admit(id)?;
-                let wish = handler(context, &request.arguments)?;
-                self.waiting.push(Waiting { id, wish });
+                let wait = handler(context, &request.arguments)?;
+                self.waiting.push(Waiting { id, wait });
                 Ok(None)
             }
         }
@@ -188,19 +188,22 @@ impl Session {
 
     /// When [`Self::due`] is to be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        self.waiting.iter().map(|waiting| waiting.wish.until).min()
+        self.waiting
+            .iter()
+            .map(|waiting| waiting.wait.until())
+            .min()
     }
 
     /// The replies whose time has come, oldest command first.
-    pub fn due(&mut self, resize: &Resize, now: Instant) -> Vec<Reply> {
+    pub fn due(&mut self, machine: &dyn Backend, resize: &Resize, now: Instant) -> Vec<Reply> {
         let mut replies = Vec::new();
         self.waiting.retain(|waiting| {
-            let Some(outcome) = waiting.wish.outcome(resize, now) else {
+            let Some(result) = waiting.wait.result(machine, resize, now) else {
                 return true;
             };
             replies.push(Reply {
                 id: Some(waiting.id.clone()),
-                result: Ok(wait_return(outcome, resize)),
+                result,
             });
             false
         });

@@ -9,7 +9,8 @@ use aerostat_qmp::command::types::Arguments;
 use aerostat_qmp::monitor::Monitor;
 use aerostat_qmp::resize::{DEFAULT_STALL_AFTER, Resize};
 use aerostat_qmp::{
-    Backend, BalloonInfo, CommandError, CpuInfo, KvmInfo, MachineInfo, RunState, Sizes,
+    Backend, BalloonInfo, CommandError, CpuInfo, GuestStatistics, KvmInfo, MachineInfo, RunState,
+    Sizes,
 };
 
 /// RAM of [`Machine`].
@@ -25,6 +26,10 @@ pub struct Machine {
     pub balloon: bool,
     pub target_bytes: Option<u64>,
     pub polling_interval: u32,
+    /// What the guest said last; `None` without a driver.
+    pub statistics: Option<GuestStatistics>,
+    /// Whether the guest answers before anybody looks.
+    pub answers_at_once: bool,
     pub quit: bool,
     /// How long `stop` keeps the control thread busy.
     pub stop_takes: Duration,
@@ -51,6 +56,8 @@ impl Default for Machine {
             balloon: true,
             target_bytes: None,
             polling_interval: 0,
+            statistics: None,
+            answers_at_once: false,
             quit: false,
             stop_takes: Duration::ZERO,
         }
@@ -127,6 +134,18 @@ impl Backend for Machine {
 
     fn set_polling_interval(&mut self, seconds: u32) {
         self.polling_interval = seconds;
+    }
+
+    fn ask_for_statistics(&mut self) -> Result<u64, CommandError> {
+        let before = self.statistics.map_or(0, |statistics| statistics.answers);
+        if let Some(statistics) = &mut self.statistics {
+            statistics.answers += u64::from(self.answers_at_once);
+        }
+        Ok(before)
+    }
+
+    fn statistics(&self) -> Option<GuestStatistics> {
+        self.statistics
     }
 }
 

@@ -8,8 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use aerostat_qmp::{
-    Backend, BalloonInfo, CommandError, CpuInfo, Listener, MachineInfo, RunState, Server, Sizes,
-    SocketOptions, events,
+    Backend, BalloonInfo, CommandError, CpuInfo, GuestStatistics, Listener, MachineInfo, RunState,
+    Server, Sizes, SocketOptions, events,
 };
 use event_manager::{EventManager, SubscriberOps};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -62,6 +62,14 @@ impl Backend for Machine {
     }
 
     fn set_polling_interval(&mut self, _: u32) {}
+
+    fn ask_for_statistics(&mut self) -> Result<u64, CommandError> {
+        Err(CommandError::no_balloon())
+    }
+
+    fn statistics(&self) -> Option<GuestStatistics> {
+        None
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! What QMP's commands ask of the machine.
 
 use aerostat_devices::PAGE_SIZE;
-use aerostat_devices::balloon::{Balloon, Statistics, feature_names};
+use aerostat_devices::balloon::{Balloon, F_STATS_VQ, Statistics, feature_names};
 use aerostat_qmp::{
     Backend, BalloonInfo, CommandError, CpuInfo, Event, GuestStatistics, KvmInfo, MachineInfo,
     RunState, ShutdownCause, Sizes,
@@ -107,10 +107,6 @@ impl Backend for MachineHandle {
     fn balloon(&self) -> Option<BalloonInfo> {
         let life = self.0.borrow();
         let balloon = life.machine.balloon()?;
-        let Statistics {
-            values,
-            last_update,
-        } = balloon.statistics();
         Some(BalloonInfo {
             id: life.description.balloon_id.clone(),
             asked_pages: balloon.target_pages(),
@@ -118,17 +114,44 @@ impl Backend for MachineHandle {
             offered: feature_names(balloon.offered_features()),
             driver: balloon.negotiated_features().map(feature_names),
             polling_interval: balloon.polling_interval(),
-            statistics: GuestStatistics {
-                values,
-                last_update,
-            },
+            statistics: statistics(balloon),
         })
+    }
+
+    fn ask_for_statistics(&mut self) -> Result<u64, CommandError> {
+        self.with_balloon(|balloon, _| {
+            let before = balloon.statistics().answers;
+            balloon.request_statistics();
+            before
+        })
+    }
+
+    fn statistics(&self) -> Option<GuestStatistics> {
+        self.with_balloon(|balloon, _| {
+            let negotiated = balloon.negotiated_features().unwrap_or_default();
+            let has_queue = negotiated & F_STATS_VQ != 0;
+            has_queue.then(|| statistics(balloon))
+        })
+        .ok()?
     }
 
     fn set_polling_interval(&mut self, seconds: u32) {
         if let Some(balloon) = self.0.borrow().machine.balloon() {
             balloon.set_polling_interval(seconds);
         }
+    }
+}
+
+fn statistics(balloon: &Balloon) -> GuestStatistics {
+    let Statistics {
+        values,
+        last_update,
+        answers,
+    } = balloon.statistics();
+    GuestStatistics {
+        values,
+        last_update,
+        answers,
     }
 }
 

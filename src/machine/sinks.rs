@@ -1,17 +1,19 @@
 //! What tells QMP's clients what a guest says on a vCPU thread, without the control thread.
 
-use aerostat_devices::balloon::BalloonSink;
+use aerostat_devices::balloon::{BalloonNews, BalloonSink};
 use aerostat_qmp::{Event, EventSender, PanicAction};
 use aerostat_vmm::units::MemorySize;
 
 use super::backend::guest_bytes;
 
-/// What turns a guest's word about its balloon into BALLOON_CHANGE.
+/// What turns a guest's word about its balloon into BALLOON_CHANGE, and has those answered who
+/// wait for its statistics.
 pub fn balloon_sink(memory: MemorySize, events: EventSender) -> BalloonSink {
-    Box::new(move |pages| {
-        events.send(Event::BalloonChange {
+    Box::new(move |news| match news {
+        BalloonNews::Actual(pages) => events.send(Event::BalloonChange {
             actual_bytes: guest_bytes(memory, pages),
-        });
+        }),
+        BalloonNews::Statistics => events.wake(),
     })
 }
 

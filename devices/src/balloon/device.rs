@@ -25,9 +25,18 @@ use crate::memory::release_run;
 use crate::virtio::{MmioInterrupt, VirtioDevice};
 use crate::{GuestMemory, PageRelease, Pfn};
 
-/// Is told when the guest says that its balloon has another size: the number of pages in it.
-/// Runs on a vCPU thread; must not block.
-pub type BalloonSink = Box<dyn Fn(u32) + Send + Sync>;
+/// What the guest makes known of its balloon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BalloonNews {
+    /// Its balloon has another size: the number of pages in it. Told on a vCPU thread.
+    Actual(u32),
+    /// It has answered what was asked of its memory, or will not, since its driver has gone. Told on
+    /// any thread.
+    Statistics,
+}
+
+/// Is told what the guest makes known; must not block.
+pub type BalloonSink = Box<dyn Fn(BalloonNews) + Send + Sync>;
 
 /// A queue of a driver, and what it is for.
 struct RoleQueue {
@@ -35,6 +44,8 @@ struct RoleQueue {
     queue: Queue,
     /// The statistics buffer that the device keeps until it wants to know more (§5.5.6.3).
     held: Option<u16>,
+    /// The guest has been asked for its statistics: the next buffer is the answer.
+    is_awaited: bool,
 }
 
 /// What the device thread serves.
@@ -272,6 +283,7 @@ impl Balloon {
         };
         if let Some(index) = index {
             self.with_queue(index, |queue| {
+                queue.is_awaited = true;
                 let Some(head) = queue.held.take() else {
                     return Ok(0);
                 };
@@ -311,6 +323,8 @@ impl Balloon {
                 self.faults
                     .record(|| format!("queue {index} is broken: {error}"));
                 service.queues.clear();
+                self.negotiated.store(0, Ordering::Release);
+                (self.sink)(BalloonNews::Statistics);
                 self.interrupt.needs_reset();
                 false
             }
@@ -358,7 +372,12 @@ impl Balloon {
     /// Takes buffers of statistics and keeps the last; those before it go back.
     fn take_statistics(
         &self,
-        RoleQueue { queue, held, .. }: &mut RoleQueue,
+        RoleQueue {
+            queue,
+            held,
+            is_awaited,
+            ..
+        }: &mut RoleQueue,
     ) -> Result<usize, virtio_queue::Error> {
         let mut heads = Vec::new();
         for chain in queue.iter(&self.memory)?.take(QUEUE_SIZE.into()) {
@@ -367,8 +386,16 @@ impl Balloon {
             if let Err(fault) = read_statistics(chain, &self.memory, &mut bytes) {
                 self.faults.record(|| fault.to_string());
             }
-            *self.lock_statistics() = Statistics::from_bytes(&bytes);
+            let is_answer = std::mem::take(is_awaited);
+            {
+                let mut statistics = self.lock_statistics();
+                let answers = statistics.answers + u64::from(is_answer);
+                *statistics = Statistics::from_bytes(&bytes, answers);
+            }
             self.polling.begin();
+            if is_answer {
+                (self.sink)(BalloonNews::Statistics);
+            }
         }
         self.return_all(queue, &heads)
     }
@@ -451,7 +478,7 @@ impl VirtioDevice for Balloon {
         // Two CPUs that write at once: the size that holds is the one that is told last.
         let _order = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         match self.config.write(offset, data) {
-            Ok(Change::Actual) => (self.sink)(self.config.actual_pages()),
+            Ok(Change::Actual) => (self.sink)(BalloonNews::Actual(self.config.actual_pages())),
             Ok(Change::Nothing) => {}
             Err(_) => self.faults.record(|| {
                 format!(
@@ -468,6 +495,7 @@ impl VirtioDevice for Balloon {
             role,
             queue,
             held: None,
+            is_awaited: false,
         });
         // Before the queues: they are served as was negotiated.
         self.negotiated.store(features, Ordering::Release);
@@ -484,6 +512,7 @@ impl VirtioDevice for Balloon {
         self.config.reset();
         self.polling.end();
         *self.lock_statistics() = Statistics::default();
+        (self.sink)(BalloonNews::Statistics);
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the balloon offers (virtio 1.2 §5.5.3), and the queues that follow from it (§5.5.2).
 
 /// VIRTIO_BALLOON_F_STATS_VQ: the guest tells how it uses its memory.
-pub(super) const F_STATS_VQ: u64 = 1 << 1;
+pub const F_STATS_VQ: u64 = 1 << 1;
 /// VIRTIO_BALLOON_F_DEFLATE_ON_OOM: the guest may take pages back when it is short of memory.
 pub(super) const F_DEFLATE_ON_OOM: u64 = 1 << 2;
 /// VIRTIO_BALLOON_F_PAGE_POISON: the guest tells what it fills free pages with.

@@ -14,9 +14,9 @@ mod request;
 mod runs;
 mod statistics;
 
-pub use device::{Balloon, BalloonSink};
+pub use device::{Balloon, BalloonNews, BalloonSink};
 pub use events::BalloonEvents;
-pub use features::{BalloonOptions, feature_names};
+pub use features::{BalloonOptions, F_STATS_VQ, feature_names};
 pub use statistics::Statistics;
 
 /// The device type of the traditional balloon (§5.5.1).

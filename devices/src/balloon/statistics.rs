@@ -17,6 +17,9 @@ pub struct Statistics {
     pub values: [u64; TAGS],
     /// When it said it, in seconds since 1970; 0 for never.
     pub last_update: u64,
+    /// How many times it has answered since its driver is there. What it says of its own accord, as
+    /// at first, is no answer.
+    pub answers: u64,
 }
 
 impl Default for Statistics {
@@ -25,17 +28,19 @@ impl Default for Statistics {
         Self {
             values: [u64::MAX; TAGS],
             last_update: 0,
+            answers: 0,
         }
     }
 }
 
 impl Statistics {
-    /// What a buffer says, now. Unknown tags are ignored, as is a broken entry at the end; of a
+    /// What a buffer says, now, after which there have been so many answers. Unknown tags are ignored, as is a broken entry at the end; of a
     /// tag that comes twice the last counts.
-    pub(super) fn from_bytes(bytes: &[u8]) -> Self {
+    pub(super) fn from_bytes(bytes: &[u8], answers: u64) -> Self {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let mut statistics = Self {
             last_update: now.map_or(0, |time| time.as_secs()),
+            answers,
             ..Self::default()
         };
         let (entries, _) = bytes.as_chunks::<ENTRY_BYTES>();
@@ -61,16 +66,17 @@ mod tests {
     #[test]
     fn values_stand_at_their_tags_and_the_rest_is_unset() {
         let bytes = [entry(4, 1000), entry(15, 7)].concat();
-        let statistics = Statistics::from_bytes(&bytes);
+        let statistics = Statistics::from_bytes(&bytes, 7);
         let mut expected = [u64::MAX; 16];
         (expected[4], expected[15]) = (1000, 7);
         assert_eq!(statistics.values, expected);
         assert!(statistics.last_update > 0);
+        assert_eq!(statistics.answers, 7);
     }
 
     #[test]
     fn unknown_tags_and_a_broken_end_are_ignored() {
         let bytes = [entry(16, 1), entry(u16::MAX, 2), vec![0; 9]].concat();
-        assert_eq!(Statistics::from_bytes(&bytes).values, [u64::MAX; 16]);
+        assert_eq!(Statistics::from_bytes(&bytes, 0).values, [u64::MAX; 16]);
     }
 }

@@ -125,7 +125,7 @@ fn replies<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
             if let Some(sizes) = machine.balloon_sizes() {
                 resize.observe(sizes, now);
             }
-            replies.extend(session.due(&resize, now));
+            replies.extend(session.due(&machine, &resize, now));
         }
     }
     replies.extend(session.give_up());

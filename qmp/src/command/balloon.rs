@@ -2,12 +2,12 @@
 //!
 //! Sizes are in bytes, and are what the guest has left, not what is in the balloon.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 
 use super::types::Arguments;
-use super::{Context, nothing};
+use super::{Context, Wait, nothing, time_out};
 use crate::backend::CommandError;
 use crate::events::{timestamp, wall_clock};
 use crate::json::object;
@@ -52,21 +52,18 @@ pub(super) fn x_query_balloon(context: &mut Context<'_>, _: &Arguments) -> Retur
 pub(super) fn x_balloon_wait(
     context: &mut Context<'_>,
     arguments: &Arguments,
-) -> Result<Wish, CommandError> {
+) -> Result<Wait, CommandError> {
     context.machine.balloon_actual()?;
     if let Some(value) = arguments.get("value") {
         context.set_balloon(Some(value))?;
     }
-    let timeout = arguments.get("timeout-ms").and_then(Value::as_u64);
-    let timeout = Duration::from_millis(timeout.unwrap_or_default());
-    let until = Instant::now().checked_add(timeout);
-    let until = until.ok_or_else(|| CommandError::generic("Parameter 'timeout-ms' is too big"))?;
+    let until = time_out(arguments)?;
     let number = context.resize.wish();
-    Ok(Wish { number, until })
+    Ok(Wait::Balloon(Wish { number, until }))
 }
 
 /// The return of `x-balloon-wait`.
-pub(crate) fn wait_return(outcome: Outcome, resize: &Resize) -> Value {
+pub(super) fn wait_return(outcome: Outcome, resize: &Resize) -> Value {
     let Sizes { target, actual } = resize.sizes();
     object([
         ("outcome", outcome.name().into()),

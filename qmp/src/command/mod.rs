@@ -9,10 +9,12 @@ mod introspection;
 mod machine;
 mod qom;
 mod run_state;
+mod statistics;
 mod table;
 pub mod types;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -20,7 +22,7 @@ use crate::backend::{Backend, CommandError};
 use crate::json::object;
 use crate::monitor::Monitor;
 use crate::resize::{Resize, Wish};
-pub(crate) use balloon::wait_return;
+pub use statistics::Question;
 pub use table::COMMANDS;
 use types::{Arguments, Member, Type};
 
@@ -37,8 +39,43 @@ pub enum Handler {
     Negotiate,
     /// Answered at once.
     Now(fn(&mut Context<'_>, &Arguments) -> Result<Value, CommandError>),
-    /// Answered when a wish for the balloon has come true or never will; an error at once.
-    Later(fn(&mut Context<'_>, &Arguments) -> Result<Wish, CommandError>),
+    /// Answered when what it waits for has come or never will; an error at once.
+    Later(fn(&mut Context<'_>, &Arguments) -> Result<Wait, CommandError>),
+}
+
+/// What a command that is answered later waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// That the guest follows the balloon's target.
+    Balloon(Wish),
+    /// That the guest tells of its memory.
+    Statistics(Question),
+}
+
+impl Wait {
+    /// When the waiting ends at the latest.
+    pub fn until(&self) -> Instant {
+        match self {
+            Self::Balloon(wish) => wish.until,
+            Self::Statistics(question) => question.until,
+        }
+    }
+
+    /// What the command returns, if the waiting has ended.
+    pub fn result(
+        &self,
+        machine: &dyn Backend,
+        resize: &Resize,
+        now: Instant,
+    ) -> Option<Result<Value, CommandError>> {
+        match self {
+            Self::Balloon(wish) => {
+                let outcome = wish.outcome(resize, now)?;
+                Some(Ok(balloon::wait_return(outcome, resize)))
+            }
+            Self::Statistics(question) => question.result(machine, now),
+        }
+    }
 }
 
 /// One command.
@@ -100,6 +137,14 @@ pub struct Effects {
 /// The command of this name.
 pub fn find(name: &str) -> Option<&'static Command> {
     COMMANDS.iter().find(|command| command.name == name)
+}
+
+/// The moment that `timeout-ms` stands for.
+fn time_out(arguments: &Arguments) -> Result<Instant, CommandError> {
+    let timeout = arguments.get("timeout-ms").and_then(Value::as_u64);
+    let timeout = Duration::from_millis(timeout.unwrap_or_default());
+    let until = Instant::now().checked_add(timeout);
+    until.ok_or_else(|| CommandError::generic("Parameter 'timeout-ms' is too big"))
 }
 
 /// The return of a command that has nothing to tell.

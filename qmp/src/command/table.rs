@@ -3,7 +3,8 @@
 
 use super::types::{Member, Type};
 use super::{
-    Command, Handler, NEGOTIATION_COMMAND, balloon, chardev, introspection, machine, qom, run_state,
+    Command, Handler, NEGOTIATION_COMMAND, balloon, chardev, introspection, machine, qom,
+    run_state, statistics,
 };
 use crate::backend::RunState;
 use crate::qom::types::PROPERTY_INFO;
@@ -176,6 +177,13 @@ pub static COMMANDS: &[Command] = &[
         allow_oob: false,
         handler: Handler::Later(balloon::x_balloon_wait),
     },
+    Command {
+        name: "x-query-guest-stats",
+        arguments: &[required("timeout-ms", Uint)],
+        returns: GUEST_STATISTICS,
+        allow_oob: false,
+        handler: Handler::Later(statistics::x_query_guest_stats),
+    },
     // The object model.
     command(
         "qom-list",
@@ -280,6 +288,22 @@ const MEMORY_BACKEND: Type = Object(&[
     required("host-nodes", Array(&Int)),
     required("policy", Enum(&[machine::MEMORY_POLICY])),
 ]);
+
+/// `guest-stats`, as QEMU has it.
+const GUEST_STATISTICS: Type = Object(&[
+    required("stats", Object(&STATISTICS)),
+    required("last-update", Int),
+]);
+
+const STATISTICS: [Member; crate::qom::STATISTICS.len()] = {
+    let mut members = [required("", Int); crate::qom::STATISTICS.len()];
+    let mut tag = 0;
+    while tag < members.len() {
+        members[tag] = required(crate::qom::STATISTICS[tag], Int);
+        tag += 1;
+    }
+    members
+};
 
 const CHARDEV: Type = Object(&[
     required("label", Str),

@@ -30,15 +30,35 @@ pub fn channel() -> io::Result<(EventSender, EventReceiver)> {
 
 #[derive(Debug)]
 struct Shared {
-    pending: Mutex<VecDeque<TimedEvent>>,
-    /// Readable if and only if there are pending events.
+    pending: Mutex<Pending>,
+    /// Readable if and only if something is pending.
     wake: OwnedFd,
 }
 
+/// What the server is to see.
+#[derive(Debug, Default)]
+struct Pending {
+    events: VecDeque<TimedEvent>,
+    /// That something else has happened.
+    is_woken: bool,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.events.is_empty() && !self.is_woken
+    }
+}
+
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, VecDeque<TimedEvent>> {
+    fn lock(&self) -> MutexGuard<'_, Pending> {
         // The queue is whole between any two statements, so a panic elsewhere does not matter.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Under the lock.
+    fn signal(&self) {
+        // Fails only if the counter is full, and then the server is awake already.
+        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 }
 
@@ -57,19 +77,31 @@ impl EventSender {
     pub fn send(&self, event: Event) {
         let event = TimedEvent::now(event);
         let mut pending = self.shared.lock();
+        let was_empty = pending.is_empty();
+        let events = &mut pending.events;
         if let Some(kind) = event.event.guest_driven() {
             // The first is what clients are to hear at once, the last tells how things stand.
-            let mut same = (0..pending.len())
+            let mut same = (0..events.len())
                 .rev()
-                .filter(|&at| pending[at].event.guest_driven() == Some(kind));
+                .filter(|&at| events[at].event.guest_driven() == Some(kind));
             if let (Some(last), Some(_)) = (same.next(), same.next()) {
-                pending.remove(last);
+                events.remove(last);
             }
         }
-        pending.push_back(event);
-        if pending.len() == 1 {
-            // Fails only if the counter is full, and then the server is awake already.
-            let _ = rustix::io::write(&self.shared.wake, &1_u64.to_ne_bytes());
+        events.push_back(event);
+        if was_empty {
+            self.shared.signal();
+        }
+    }
+
+    /// Wakes the server without an event, to look at the machine again. Never waits and never
+    /// fails.
+    pub fn wake(&self) {
+        let mut pending = self.shared.lock();
+        let was_empty = pending.is_empty();
+        pending.is_woken = true;
+        if was_empty {
+            self.shared.signal();
         }
     }
 }
@@ -88,7 +120,7 @@ impl EventReceiver {
             // Under the lock, so that a wake-up for a later event is not taken with this one.
             let _ = rustix::io::read(&self.shared.wake, &mut [0_u8; 8]);
         }
-        std::mem::take(&mut pending)
+        std::mem::take(&mut *pending).events
     }
 }
 
@@ -175,6 +207,20 @@ mod tests {
         sender.send(Resume);
         assert!(is_readable(&receiver));
         assert_eq!(taken(&receiver), [Stop, Resume]);
+        assert!(!is_readable(&receiver));
+    }
+
+    #[test]
+    fn server_can_be_woken_without_an_event() {
+        let (sender, receiver) = channel().unwrap();
+        sender.wake();
+        sender.wake();
+        assert!(is_readable(&receiver));
+        assert_eq!(taken(&receiver), []);
+        assert!(!is_readable(&receiver));
+        sender.wake();
+        sender.send(Stop);
+        assert_eq!(taken(&receiver), [Stop]);
         assert!(!is_readable(&receiver));
     }
 }

@@ -7,6 +7,7 @@ mod tree;
 pub mod types;
 
 pub use tree::{Change, Tree};
+pub(crate) use tree::{STATISTICS, statistics_value};
 pub use types::CPU_TYPE;
 
 /// The name of the machine, of which `aerostat-machine` is the type.

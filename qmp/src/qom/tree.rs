@@ -11,7 +11,7 @@ use crate::backend::{Backend, BalloonInfo, CommandError, GuestStatistics};
 use crate::json::{object, object_of};
 
 /// The names of the statistics, by tag (virtio 1.2 §5.5.6.3), as QEMU has them.
-const STATISTICS: [&str; 16] = [
+pub(crate) const STATISTICS: [&str; 16] = [
     "stat-swap-in",
     "stat-swap-out",
     "stat-major-faults",
@@ -155,7 +155,10 @@ impl Tree {
                 "guest-stats-polling-interval",
                 Slot::Value(info.polling_interval.into()),
             ),
-            ("guest-stats", Slot::Value(statistics(&info.statistics))),
+            (
+                "guest-stats",
+                Slot::Value(statistics_value(&info.statistics)),
+            ),
         ]);
     }
 
@@ -388,7 +391,8 @@ fn device(bus: Option<Id>) -> Vec<(&'static str, Slot)> {
     ]
 }
 
-fn statistics(statistics: &GuestStatistics) -> Value {
+/// What `guest-stats` holds.
+pub(crate) fn statistics_value(statistics: &GuestStatistics) -> Value {
     let values = STATISTICS.into_iter().zip(statistics.values);
     let values = object_of(values.map(|(name, value)| (name, value.into())));
     object([

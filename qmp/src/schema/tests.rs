@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, json};
 
 use super::*;
+use crate::backend::{GuestStatistics, RunState};
 use crate::events::{Event, PanicAction, ShutdownCause, TimedEvent};
 use crate::resize::{BalloonState, Outcome, Sizes};
 use crate::session::{Answer, Session};
@@ -71,11 +72,15 @@ fn samples(command: &str) -> Vec<Value> {
             json!({"timeout-ms": 0}),
             json!({"value": 1, "timeout-ms": 0}),
         ],
+        "x-query-guest-stats" => vec![json!({"timeout-ms": 0})],
         "human-monitor-command" => vec![
             json!({"command-line": "help"}),
             json!({"command-line": "nope", "cpu-index": 0}),
         ],
-        "yank" => vec![json!({"instances": []})],
+        "yank" => vec![
+            json!({"instances": []}),
+            json!({"instances": [{"type": "chardev", "id": "compat_monitor0"}]}),
+        ],
         "query-blockstats" => vec![json!({}), json!({"query-nodes": true})],
         "qom-list" => ["/", "/machine", "/machine/unattached/device[0]", balloon]
             .map(|path| json!({ "path": path }))
@@ -120,7 +125,12 @@ fn every_command_takes_and_returns_what_the_schema_says() {
 
 /// What a command returns to a client that has negotiated, unless it is the negotiation.
 fn executed(command: &str, arguments: &Value) -> Value {
-    let mut machine = Machine::default();
+    let mut machine = Machine {
+        status: RunState::Running,
+        statistics: Some(GuestStatistics::default()),
+        answers_at_once: true,
+        ..Machine::default()
+    };
     let mut session = Session::default();
     if command != "qmp_capabilities" {
         run(
@@ -139,7 +149,7 @@ fn run(session: &mut Session, machine: &mut Machine, request: Value) -> Value {
             Answer::Now(reply) => reply,
             Answer::Later => {
                 let now = std::time::Instant::now();
-                session.due(context.resize, now).remove(0)
+                session.due(context.machine, context.resize, now).remove(0)
             }
         };
         reply.result.unwrap()

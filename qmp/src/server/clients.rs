@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use super::client::Client;
 use super::memory::{CLIENT_BYTES, SHARED_BYTES, out_of_memory, shared_part};
+use crate::backend::Backend;
 use crate::message::Reply;
 use crate::resize::Resize;
 
@@ -109,11 +110,11 @@ impl Clients {
     }
 
     /// Sends the replies that were waited for and whose time has come.
-    pub fn answer_waiting(&mut self, resize: &Resize, now: Instant) {
+    pub fn answer_waiting(&mut self, machine: &dyn Backend, resize: &Resize, now: Instant) {
         let waiting = self.by_fd.values_mut();
         let waiting = waiting.filter(|client| client.session.is_waiting());
         let due: Vec<_> = waiting
-            .map(|client| (client.as_raw_fd(), client.session.due(resize, now)))
+            .map(|client| (client.as_raw_fd(), client.session.due(machine, resize, now)))
             .collect();
         self.send_replies(due);
     }

@@ -250,7 +250,8 @@ impl<B: Backend> Server<B> {
             let state = self.resize.state();
             self.offer(TimedEvent::now(Event::BalloonState { state, sizes }));
         }
-        self.clients.answer_waiting(&self.resize, now);
+        self.clients
+            .answer_waiting(&self.backend, &self.resize, now);
     }
 
     fn on_timer(&mut self, ops: &EventOps) {

@@ -1,5 +1,7 @@
 //! The statistics queue.
 
+use std::sync::atomic::Ordering;
+
 use super::*;
 
 const STATS_VQ: u32 = 1 << 1;
@@ -52,6 +54,26 @@ fn guest_is_asked_by_getting_its_buffer_back() {
     send(&mut driver, 0, &[(5, 2000)]);
     let statistics = driver.balloon.statistics();
     assert_eq!((statistics.values[4], statistics.values[5]), (UNSET, 2000));
+}
+
+#[test]
+fn only_what_was_asked_for_is_an_answer() {
+    let mut driver = running();
+    let news = |driver: &TestDriver| driver.statistics_news.load(Ordering::Relaxed);
+    let before = news(&driver);
+    send(&mut driver, 0, &[(4, 1000)]);
+    assert_eq!(
+        (driver.balloon.statistics().answers, news(&driver)),
+        (0, before)
+    );
+    driver.balloon.ask_guest();
+    send(&mut driver, 0, &[(4, 2000)]);
+    let statistics = driver.balloon.statistics();
+    assert_eq!((statistics.answers, statistics.values[4]), (1, 2000));
+    assert_eq!(news(&driver), before + 1);
+    driver.start_with(STATS_VQ, 3);
+    assert_eq!(driver.balloon.statistics().answers, 0);
+    assert!(news(&driver) > before + 1);
 }
 
 #[test]
