@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vm_superio::Serial;
@@ -20,15 +21,29 @@ pub type SerialOutput = Box<dyn Write + Send>;
 
 const MODEM_CONTROL_OFFSET: u64 = 4;
 
-/// Signals that the guest has read its input.
-struct InputWanted(Arc<EventFd>);
+/// Tells whoever has input that was not taken when the guest may take it. It is told once: a guest
+/// that reads an empty port over and over wakes nobody.
+#[derive(Clone)]
+struct InputWanted {
+    event: Arc<EventFd>,
+    /// Input has been refused since it was last told.
+    was_refused: Arc<AtomicBool>,
+}
+
+impl InputWanted {
+    fn tell(&self) {
+        if self.was_refused.swap(false, Ordering::Relaxed) {
+            let _ = self.event.write(1);
+        }
+    }
+}
 
 impl SerialEvents for InputWanted {
     fn buffer_read(&self) {}
     fn out_byte(&self) {}
     fn tx_lost_byte(&self) {}
     fn in_buffer_empty(&self) {
-        let _ = self.0.write(1);
+        self.tell();
     }
 }
 
@@ -38,7 +53,7 @@ type Uart = Serial<InterruptLine, InputWanted, SerialOutput>;
 pub struct SerialPort {
     uart: Mutex<Uart>,
     interrupt: InterruptLine,
-    input_wanted: Arc<EventFd>,
+    input_wanted: InputWanted,
 }
 
 impl fmt::Debug for SerialPort {
@@ -56,9 +71,11 @@ impl SerialPort {
     /// # Errors
     /// When the process may have no further file descriptor.
     pub fn new(interrupt: InterruptLine, output: SerialOutput) -> io::Result<Self> {
-        let input_wanted = Arc::new(EventFd::new(EFD_NONBLOCK)?);
-        let events = InputWanted(input_wanted.clone());
-        let uart = Serial::with_events(interrupt.clone(), events, output);
+        let input_wanted = InputWanted {
+            event: Arc::new(EventFd::new(EFD_NONBLOCK)?),
+            was_refused: Arc::default(),
+        };
+        let uart = Serial::with_events(interrupt.clone(), input_wanted.clone(), output);
         Ok(Self {
             uart: Mutex::new(uart),
             interrupt,
@@ -69,11 +86,11 @@ impl SerialPort {
     /// Back to the state at power-on. Input that the guest has not read is lost.
     pub fn reset(&self) {
         let mut uart = self.lock();
-        let events = InputWanted(self.input_wanted.clone());
+        let events = self.input_wanted.clone();
         let fresh = Serial::with_events(self.interrupt.clone(), events, Box::new(io::sink()) as _);
         let output = std::mem::replace(&mut *uart, fresh).into_writer();
         *uart.writer_mut() = output;
-        let _ = self.input_wanted.write(1);
+        self.input_wanted.tell();
     }
 
     fn lock(&self) -> MutexGuard<'_, Uart> {
@@ -83,12 +100,18 @@ impl SerialPort {
     /// Becomes readable when the guest may take input that it did not take before.
     #[must_use]
     pub fn input_wanted(&self) -> &EventFd {
-        &self.input_wanted
+        &self.input_wanted.event
     }
 
     /// Gives input to the guest; returns how many bytes it took (0 while its FIFO is full).
     pub fn receive(&self, input: &[u8]) -> usize {
-        self.lock().enqueue_raw_bytes(input).unwrap_or(0)
+        // Under the lock, so that the guest cannot have read in between.
+        let mut uart = self.lock();
+        let taken = uart.enqueue_raw_bytes(input).unwrap_or(0);
+        if taken < input.len() {
+            self.input_wanted.was_refused.store(true, Ordering::Relaxed);
+        }
+        taken
     }
 }
 
@@ -107,7 +130,7 @@ impl BusDevice for SerialPort {
             }
             // In loopback mode no input is taken: leaving it is a reason to try again.
             if offset == MODEM_CONTROL_OFFSET {
-                let _ = self.input_wanted.write(1);
+                self.input_wanted.tell();
             }
         }
     }
@@ -156,6 +179,28 @@ mod tests {
         (0..64).for_each(|_| port.read(0, &mut byte));
         assert_eq!(port.input_wanted().read().unwrap(), 1);
         assert_eq!(port.receive(&[7; 36]), 36);
+    }
+
+    #[test]
+    fn guest_that_reads_without_input_wakes_nobody() {
+        let (port, _output) = port();
+        assert_eq!(port.receive(b"x"), 1);
+        let mut byte = [0];
+        (0..100).for_each(|_| port.read(0, &mut byte));
+        port.write(MODEM_CONTROL_OFFSET, &[0]);
+        port.reset();
+        assert!(port.input_wanted().read().is_err());
+    }
+
+    #[test]
+    fn input_that_loopback_refused_is_wanted_when_it_ends() {
+        const LOOPBACK: u8 = 0x10;
+        let (port, _output) = port();
+        port.write(MODEM_CONTROL_OFFSET, &[LOOPBACK]);
+        assert_eq!(port.receive(b"x"), 0);
+        port.write(MODEM_CONTROL_OFFSET, &[0]);
+        assert_eq!(port.input_wanted().read().unwrap(), 1);
+        assert_eq!(port.receive(b"x"), 1);
     }
 
     #[test]
