@@ -125,9 +125,18 @@ fn check_sources(workspace: &Workspace, stages: &mut Stages) {
     stages.run("Licences", || licenses::check(workspace));
 }
 
-/// The fuzz targets are a workspace of their own. Without the fuzzer they need no C++ compiler.
+/// The fuzz targets are workspaces of their own.
+const FUZZ_MANIFESTS: [&str; 2] = ["devices/fuzz/Cargo.toml", "qmp/fuzz/Cargo.toml"];
+
+/// Without the fuzzer the targets need no C++ compiler.
 fn check_fuzz_targets(workspace: &Workspace) -> Result<()> {
-    let manifest = ["--manifest-path", "qmp/fuzz/Cargo.toml"];
+    FUZZ_MANIFESTS
+        .iter()
+        .try_for_each(|manifest| check_fuzz_target(workspace, manifest))
+}
+
+fn check_fuzz_target(workspace: &Workspace, manifest: &str) -> Result<()> {
+    let manifest = ["--manifest-path", manifest];
     process::run(workspace.cargo().arg("fmt").args(manifest).arg("--check"))?;
     process::run(
         workspace

@@ -1,0 +1,49 @@
+//! What holds for every guest holds for those that fuzzing has found, and for any others.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may panic"
+)]
+
+#[path = "../fuzz/src/guest.rs"]
+mod guest;
+
+use std::path::Path;
+
+use proptest::prelude::*;
+
+/// Hands each input of a fuzz target's corpus to `check`.
+fn replay(target: &str, check: impl Fn(&[u8])) {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    let files = std::fs::read_dir(corpus.join(target)).unwrap();
+    let inputs: Vec<_> = files.map(|file| file.unwrap().path()).collect();
+    assert!(!inputs.is_empty());
+    for path in inputs {
+        eprintln!("{}", path.display());
+        check(&std::fs::read(path).unwrap());
+    }
+}
+
+#[test]
+fn corpus_of_the_device_holds() {
+    replay("hostile_guest", guest::device_survives_any_guest);
+}
+
+#[test]
+fn corpus_of_the_queues_holds() {
+    replay("queues", guest::queues_survive_any_driver);
+}
+
+proptest! {
+    #[test]
+    fn device_survives_any_guest(input in prop::collection::vec(any::<u8>(), 0..400)) {
+        guest::device_survives_any_guest(&input);
+    }
+
+    #[test]
+    fn queues_survive_any_driver(input in prop::collection::vec(any::<u8>(), 0..400)) {
+        guest::queues_survive_any_driver(&input);
+    }
+}
