@@ -10,20 +10,17 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use virtio_queue::Queue;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::config::{BalloonConfig, Change};
-use super::features::{BalloonOptions, F_PAGE_POISON, Role, roles};
+use super::features::{BalloonOptions, Role, roles};
 use super::polling::Polling;
-use super::request::{read_free_memory, read_pages, read_statistics};
-use super::runs::{PageRun, runs};
 use super::statistics::Statistics;
-use super::{DEVICE_ID, MAX_BATCH_PAGES, MAX_BATCH_REPORTS, MAX_BATCHES, MAX_QUEUES, QUEUE_SIZE};
+use super::{DEVICE_ID, MAX_QUEUES, QUEUE_SIZE};
+use crate::GuestMemory;
 use crate::fault_log::FaultLog;
-use crate::memory::release_run;
 use crate::virtio::{MmioInterrupt, VirtioDevice};
-use crate::{GuestMemory, PageRelease, Pfn};
 
 /// What the guest makes known of its balloon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,205 +249,6 @@ impl Balloon {
         let lock = self.statistics.lock();
         lock.unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Serves a queue until it is empty, or for so long that others must have their turn.
-    /// Runs on the device thread.
-    pub(crate) fn serve(&self, queue: usize) {
-        let mut pages = Vec::new();
-        for _ in 0..MAX_BATCHES {
-            pages.clear();
-            // The lock is not fair: whoever waits for it could wait for all batches.
-            if self.is_halting() {
-                break;
-            }
-            if !self.with_queue(queue, |queue| self.take_batch(queue, &mut pages)) {
-                return;
-            }
-        }
-        if let Some(kick) = self.kicks.get(queue) {
-            let _ = kick.write(1);
-        }
-    }
-
-    /// Asks the guest for its statistics by giving its buffer back, if it has left one. If not,
-    /// the buffer that comes next is the answer. Runs on the device thread.
-    pub(super) fn ask_guest(&self) {
-        let is_for_statistics = |queue: &RoleQueue| queue.role == Role::Statistics;
-        let index = {
-            let mut service = self.lock_service();
-            service.is_asked |= service.is_stopped;
-            service.queues.iter().position(is_for_statistics)
-        };
-        if let Some(index) = index {
-            self.with_queue(index, |queue| {
-                queue.is_awaited = true;
-                let Some(head) = queue.held.take() else {
-                    return Ok(0);
-                };
-                queue.queue.add_used(&self.memory, head, 0)?;
-                Ok(1)
-            });
-        }
-    }
-
-    /// Does something with a queue of the driver; whether that has returned buffers.
-    ///
-    /// A reset waits for the lock, so a driver that comes after it cannot have a page in use
-    /// that is about to be dropped.
-    fn with_queue(
-        &self,
-        index: usize,
-        act: impl FnOnce(&mut RoleQueue) -> Result<usize, virtio_queue::Error>,
-    ) -> bool {
-        let mut service = self.lock_service();
-        if service.is_stopped {
-            return false;
-        }
-        let queue = service.queues.get_mut(index);
-        let Some(queue) = queue.filter(|queue| queue.queue.ready()) else {
-            return false;
-        };
-        match act(queue) {
-            Ok(0) => false,
-            Ok(_) => {
-                match queue.queue.needs_notification(&self.memory) {
-                    Ok(false) => {}
-                    Ok(true) | Err(_) => self.interrupt.used_buffer(),
-                }
-                true
-            }
-            Err(error) => {
-                self.faults
-                    .record(|| format!("queue {index} is broken: {error}"));
-                service.queues.clear();
-                self.negotiated.store(0, Ordering::Release);
-                (self.sink)(BalloonNews::Statistics);
-                self.interrupt.needs_reset();
-                false
-            }
-        }
-    }
-
-    /// Takes buffers of up to [`MAX_BATCH_PAGES`] pages and does what they ask for; how many have
-    /// been returned.
-    fn take_batch(
-        &self,
-        queue: &mut RoleQueue,
-        pages: &mut Vec<Pfn>,
-    ) -> Result<usize, virtio_queue::Error> {
-        match queue.role {
-            Role::Inflate | Role::Deflate => self.take_pages(queue, pages),
-            Role::Statistics => self.take_statistics(queue),
-            Role::Reporting => self.take_reports(&mut queue.queue),
-        }
-    }
-
-    fn take_pages(
-        &self,
-        RoleQueue { role, queue, .. }: &mut RoleQueue,
-        pages: &mut Vec<Pfn>,
-    ) -> Result<usize, virtio_queue::Error> {
-        let first = queue.next_avail();
-        let mut heads = Vec::new();
-        for chain in queue.iter(&self.memory)?.take(QUEUE_SIZE.into()) {
-            heads.push(chain.head_index());
-            if let Err(fault) = read_pages(chain, &self.memory, pages) {
-                self.faults.record(|| fault.to_string());
-            }
-            if pages.len() >= MAX_BATCH_PAGES {
-                break;
-            }
-        }
-        // Pages that leave the balloon need nothing: the guest finds their memory by touching it.
-        if *role == Role::Inflate && !self.release(runs(pages)) {
-            queue.set_next_avail(first);
-            return Ok(0);
-        }
-        self.return_all(queue, &heads)
-    }
-
-    /// Takes buffers of statistics and keeps the last; those before it go back.
-    fn take_statistics(
-        &self,
-        RoleQueue {
-            queue,
-            held,
-            is_awaited,
-            ..
-        }: &mut RoleQueue,
-    ) -> Result<usize, virtio_queue::Error> {
-        let mut heads = Vec::new();
-        for chain in queue.iter(&self.memory)?.take(QUEUE_SIZE.into()) {
-            heads.extend(held.replace(chain.head_index()));
-            let mut bytes = Vec::new();
-            if let Err(fault) = read_statistics(chain, &self.memory, &mut bytes) {
-                self.faults.record(|| fault.to_string());
-            }
-            let is_answer = std::mem::take(is_awaited);
-            {
-                let mut statistics = self.lock_statistics();
-                let answers = statistics.answers + u64::from(is_answer);
-                *statistics = Statistics::from_bytes(&bytes, answers);
-            }
-            self.polling.begin();
-            if is_answer {
-                (self.sink)(BalloonNews::Statistics);
-            }
-        }
-        self.return_all(queue, &heads)
-    }
-
-    /// Takes reports of free memory, and releases it unless the guest counts on its contents.
-    fn take_reports(&self, queue: &mut Queue) -> Result<usize, virtio_queue::Error> {
-        let first = queue.next_avail();
-        let mut heads = Vec::new();
-        let mut runs: Vec<PageRun> = Vec::new();
-        for chain in queue.iter(&self.memory)?.take(QUEUE_SIZE.into()) {
-            heads.push(chain.head_index());
-            if let Err(fault) = read_free_memory(chain, &mut runs) {
-                self.faults.record(|| fault.to_string());
-            }
-            if runs.len() >= MAX_BATCH_REPORTS {
-                break;
-            }
-        }
-        // §5.5.6.7: a page that comes back holds zeroes, which must be what the guest expects.
-        let poisons = self.negotiated.load(Ordering::Acquire) & F_PAGE_POISON != 0;
-        let is_wanted = !poisons || self.config.poison() == 0;
-        if is_wanted && !self.release(runs.into_iter()) {
-            queue.set_next_avail(first);
-            return Ok(0);
-        }
-        self.return_all(queue, &heads)
-    }
-
-    /// Returns buffers, into which the device writes nothing: used length 0.
-    fn return_all(&self, queue: &mut Queue, heads: &[u16]) -> Result<usize, virtio_queue::Error> {
-        for &head in heads {
-            queue.add_used(&self.memory, head, 0)?;
-        }
-        Ok(heads.len())
-    }
-
-    /// Releases the runs; false if that was given up, since somebody halts the device. The same
-    /// pages may be released again.
-    fn release(&self, runs: impl Iterator<Item = PageRun>) -> bool {
-        let mut total = PageRelease::default();
-        for run in runs.flat_map(PageRun::pieces) {
-            if self.is_halting() {
-                return false;
-            }
-            total.add(release_run(&self.memory, run.first, run.count));
-        }
-        self.released_pages
-            .fetch_add(total.released_pages, Ordering::Relaxed);
-        if total.outside_pages > 0 {
-            self.faults
-                .record(|| format!("{} pages are not guest memory", total.outside_pages));
-        }
-        log::trace!("Balloon: {total:?}");
-        true
-    }
 }
 
 impl VirtioDevice for Balloon {
@@ -516,5 +314,6 @@ impl VirtioDevice for Balloon {
     }
 }
 
+mod service;
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,8 @@
 //!
 //! `features` is what is on offer, `config` what guest and host tell each other, `request` what
 //! the guest puts into the queues, `runs` how its pages are put together, `statistics` and
-//! `polling` what it says of its memory and when it is asked, `device` the device, and `events`
-//! what the device thread calls.
+//! `polling` what it says of its memory and when it is asked, `device` the device, `device::service`
+//! what the device thread does with the queues, and `events` what its loop calls.
 
 mod config;
 mod device;
