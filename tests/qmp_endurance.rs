@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 
 use aerostat_tiny_guest::Script;
 use common::machine::Machine;
+use common::scaled;
 use common::setup::Setup;
-use common::{host, scaled};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// What the process may have grown by, in KiB: fragments on the heap, pages of code not used before.
@@ -86,11 +86,6 @@ fn wait_for_open_files(machine: &Machine, count: usize) {
     }
 }
 
-/// Memory of the process that no file stands for.
-fn own_kib(machine: &Machine) -> u64 {
-    host::memory_field_kib(machine.pid(), "Anonymous").expect("memory")
-}
-
 #[test]
 fn ten_thousand_clients_and_a_million_commands_leave_nothing_behind() {
     let setup = Setup::tiny(Script::new()).expect("guest").flag("--paused");
@@ -102,12 +97,12 @@ fn ten_thousand_clients_and_a_million_commands_leave_nothing_behind() {
     come_and_go(socket, 400);
     command(socket, BATCH);
     wait_for_open_files(&machine, files);
-    let before = own_kib(&machine);
+    let before = machine.resident_kib().expect("memory");
 
     come_and_go(socket, 10_000);
     command(socket, 1_000_000);
 
     wait_for_open_files(&machine, files);
-    let after = own_kib(&machine);
+    let after = machine.resident_kib().expect("memory");
     assert!(after <= before + GROWTH_KIB, "{before} KiB became {after}");
 }
