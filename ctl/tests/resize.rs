@@ -3,7 +3,7 @@
 mod common;
 
 use common::balloon::{extended, overruled, plain};
-use common::fake::{Fake, refuse};
+use common::fake::{Fake, refuse, reply, unknown};
 use common::terminal::{Running, Terminal};
 use common::{ctl, run};
 use serde_json::json;
@@ -70,6 +70,11 @@ fn server_that_can_wait_says_how_it_ended() {
             "stalled",
             3,
             "Stalled: the guest has 512 MiB, not 100 MiB, and has no driver",
+        ),
+        (
+            "deflated",
+            3,
+            "The guest is short of memory and took some back: it has 512 MiB, not 100 MiB",
         ),
         ("replaced", 3, "Another client set another size"),
     ] {
@@ -148,4 +153,20 @@ fn terminal_shows_a_bar() {
     terminal.wait_for("================================ 256 MiB, target 256 MiB");
 
     assert_eq!(running.wait(), Some(0));
+}
+
+#[test]
+fn less_than_the_guest_always_keeps_is_that() {
+    let state = json!({"target": 512 * MIB, "actual": 512 * MIB, "min": 300 * MIB});
+    let server = Fake::new(move |request| match request["execute"].as_str() {
+        Some("x-query-balloon") => vec![reply(request, state.clone())],
+        Some("balloon") => vec![reply(request, json!({}))],
+        _ => vec![unknown(request)],
+    });
+    let ended = run(&server.socket(), &["resize", "100M"]);
+    assert_eq!(ended.stdout, "The guest shall have 300 MiB.\n");
+    assert!(
+        ended.stderr.contains("leaves its guest 300 MiB or more"),
+        "{ended:?}"
+    );
 }

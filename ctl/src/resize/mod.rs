@@ -52,6 +52,14 @@ pub enum Missed {
         /// What it should have, in bytes.
         goal: u64,
     },
+    /// The guest keeps what it has.
+    #[error("The guest is short of memory and took some back: it has {}, not {}", amount(*.actual), amount(*.goal))]
+    Deflated {
+        /// What the guest has, in bytes.
+        actual: u64,
+        /// What it should have, in bytes.
+        goal: u64,
+    },
     /// Another client has set another target.
     #[error("Another client set another size: the guest has {}, not {}", amount(*.actual), amount(*.goal))]
     Replaced {
@@ -84,13 +92,22 @@ pub fn run(session: &mut Session, options: &ResizeOptions) -> Result<(), Failure
             amount(memory)
         ));
     }
-    let goal = Goal::new(options.size, memory);
+    let extension = session.ask("x-query-balloon")?;
+    let min = extension.as_ref().and_then(|state| state["min"].as_u64());
+    if let Some(min) = min.filter(|min| options.size < *min) {
+        tell(format_args!(
+            "The machine leaves its guest {} or more: it is asked for no less",
+            amount(min)
+        ));
+    }
+    let goal = Goal::new(options.size.max(min.unwrap_or(0)), memory);
     if !options.wait {
         session.execute("balloon", Some(value_argument(options.size)))?;
         return print(&format!("The guest shall have {}.", amount(goal.bytes())));
     }
     let start = Balloon::ask(session, false)?.actual;
-    let mut waiting = Waiting::begin(session, options, goal)?;
+    let is_extended = extension.is_some();
+    let mut waiting = Waiting::begin(session, options, goal, is_extended)?;
     let mut watch = Watch::new(goal, start, waiting.stall, waiting.session.deadline);
     let mut display = Display::new(start, goal.bytes());
     let end = waiting.watch(&mut watch, &mut display);
@@ -102,6 +119,7 @@ pub fn run(session: &mut Session, options: &ResizeOptions) -> Result<(), Failure
             let why = cause_of_stall(waiting.session)?;
             Err(Missed::Stalled { actual, goal, why }.into())
         }
+        End::Deflated => Err(Missed::Deflated { actual, goal }.into()),
         End::TimeUp => Err(Missed::TimeUp { actual, goal }.into()),
         End::Replaced => Err(Missed::Replaced { actual, goal }.into()),
     }
@@ -143,6 +161,8 @@ struct Waiting<'a> {
     goal: Goal,
     /// Whether the server has extensions about its balloon.
     is_extended: bool,
+    /// The guest has taken back what it had given, and the target has followed.
+    has_deflated: bool,
     /// Id of the `x-balloon-wait` that has no reply yet; `None` where only the size tells.
     reply_to: Option<Value>,
     /// Time without any change after which the guest counts as stalled; `None` where that is the
@@ -156,13 +176,14 @@ impl<'a> Waiting<'a> {
         session: &'a mut Session,
         options: &ResizeOptions,
         goal: Goal,
+        is_extended: bool,
     ) -> Result<Self, ClientError> {
-        let is_extended = session.ask("x-query-balloon")?.is_some();
         let value = value_argument(options.size);
         let mut waiting = Self {
             session,
             goal,
             is_extended,
+            has_deflated: false,
             reply_to: None,
             stall: options.stall,
         };
@@ -203,8 +224,13 @@ impl<'a> Waiting<'a> {
                 };
                 watch.see(now, balloon.as_ref().map(|balloon| balloon.actual));
                 display.show(watch.actual());
-                if balloon.is_some_and(|balloon| self.is_replaced_by(balloon.target)) {
-                    return Ok(End::Replaced);
+                // A server that is asked to wait says by itself what has become of the target.
+                let target = balloon.and_then(|balloon| balloon.target);
+                if self.reply_to.is_none() && self.is_replaced_by(target) {
+                    return Ok(match self.has_deflated {
+                        true => End::Deflated,
+                        false => End::Replaced,
+                    });
                 }
                 next_poll = Instant::now() + POLL;
                 continue;
@@ -215,6 +241,7 @@ impl<'a> Waiting<'a> {
             while let Some(event) = self.session.client.take_event() {
                 let is_change = matches!(&*event.name, "BALLOON_CHANGE" | "X_BALLOON_STATE");
                 let actual = event.data()["actual"].as_u64().filter(|_| is_change);
+                self.has_deflated |= event.name == "X_BALLOON_DEFLATED";
                 watch.see(Instant::now(), actual);
                 display.show(watch.actual());
             }
@@ -240,6 +267,7 @@ impl<'a> Waiting<'a> {
         watch.see(Instant::now(), value["actual"].as_u64());
         match value["outcome"].as_str() {
             Some("reached") => Ok(Some(End::Reached)),
+            Some("deflated") => Ok(Some(End::Deflated)),
             Some("stalled") if self.stall.is_none() => Ok(Some(End::Stalled)),
             Some("replaced") if self.is_replaced_by(value["target"].as_u64()) => {
                 Ok(Some(End::Replaced))

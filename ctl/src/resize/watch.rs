@@ -18,6 +18,8 @@ pub enum End {
     TimeUp,
     /// Another client set another target.
     Replaced,
+    /// The guest took back what it had given, and keeps it.
+    Deflated,
 }
 
 /// A wait for a size. Sizes are in bytes.
