@@ -56,7 +56,7 @@ pub fn assemble(
         .map_err(resource("QMP"))?;
     let server = server.map(|mut server| {
         if let Some(balloon) = &options.balloon {
-            server.set_stall_after(balloon.stall_after);
+            server.set_steering(balloon.steering);
         }
         server
     });

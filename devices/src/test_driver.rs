@@ -56,7 +56,7 @@ impl TestDriver {
         let answer_count = answers.clone();
         let sink = Box::new(move |news| match news {
             BalloonNews::Actual(pages) => log.lock().unwrap().push(pages),
-            BalloonNews::Statistics => {
+            BalloonNews::Other => {
                 answer_count.fetch_add(1, Ordering::Relaxed);
             }
         });

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-use crate::resize::Sizes;
+use crate::governor::View;
 
 /// A machine that QMP commands act on.
 ///
@@ -49,8 +49,8 @@ pub trait Backend {
     /// Asks for the end of the process; it comes after this returns.
     fn quit(&mut self);
 
-    /// Sets how many bytes the guest shall have left, more than 0. Values above the size of its
-    /// RAM mean all of it.
+    /// Asks the guest to have so many bytes left, more than 0. Values above the size of its RAM
+    /// mean all of it; what it is asked for already is asked again.
     ///
     /// # Errors
     ///
@@ -64,8 +64,8 @@ pub trait Backend {
     /// [`CommandError::no_balloon`] or [`CommandError::no_sync_mmu`].
     fn balloon_actual(&self) -> Result<u64, CommandError>;
 
-    /// What the guest is to have and what it has; `None` without a balloon.
-    fn balloon_sizes(&self) -> Option<Sizes>;
+    /// What the guest is asked to have and what it has; `None` without a balloon that can be set.
+    fn balloon_view(&self) -> Option<View>;
 
     /// What else is known of the balloon; `None` without one.
     fn balloon(&self) -> Option<BalloonInfo>;

@@ -34,6 +34,14 @@ pub static EVENTS: &[(&str, &[Member])] = &[
             Member::required("actual", Type::Int),
         ],
     ),
+    (
+        "X_BALLOON_DEFLATED",
+        &[
+            Member::required("before", Type::Int),
+            Member::required("target", Type::Int),
+            Member::required("actual", Type::Int),
+        ],
+    ),
 ];
 
 const CAUSE: &[Member] = &[
@@ -76,6 +84,14 @@ pub enum Event {
         /// The state that has come about.
         state: BalloonState,
         /// What the guest is to have, and what it has.
+        sizes: Sizes,
+    },
+    /// The guest has taken back what it had given, since it was short of memory, and the target
+    /// has followed. An extension: QEMU does not know it.
+    BalloonDeflated {
+        /// What the guest was to have.
+        before: u64,
+        /// What it is to have now, and what it has.
         sizes: Sizes,
     },
 }
@@ -184,6 +200,8 @@ pub enum GuestDriven {
     GuestCrashloaded,
     /// [`Event::BalloonState`].
     BalloonState,
+    /// [`Event::BalloonDeflated`].
+    BalloonDeflated,
 }
 
 impl Event {
@@ -199,6 +217,7 @@ impl Event {
             Self::GuestCrashloaded { .. } => "GUEST_CRASHLOADED",
             Self::BalloonChange { .. } => "BALLOON_CHANGE",
             Self::BalloonState { .. } => "X_BALLOON_STATE",
+            Self::BalloonDeflated { .. } => "X_BALLOON_DEFLATED",
         }
     }
 
@@ -210,13 +229,17 @@ impl Event {
             Self::GuestPanicked { .. } => Some(GuestDriven::GuestPanicked),
             Self::GuestCrashloaded { .. } => Some(GuestDriven::GuestCrashloaded),
             Self::BalloonState { .. } => Some(GuestDriven::BalloonState),
+            Self::BalloonDeflated { .. } => Some(GuestDriven::BalloonDeflated),
             Self::Stop | Self::Resume | Self::Shutdown(_) | Self::Powerdown => None,
         }
     }
 
     /// Whether it is one that QEMU does not have: for clients that know such things only.
     pub fn is_extension(&self) -> bool {
-        matches!(self, Self::BalloonState { .. })
+        matches!(
+            self,
+            Self::BalloonState { .. } | Self::BalloonDeflated { .. }
+        )
     }
 
     fn data(&self) -> Option<Value> {
@@ -232,6 +255,11 @@ impl Event {
             Self::BalloonChange { actual_bytes } => Some(object([("actual", actual_bytes.into())])),
             Self::BalloonState { state, sizes } => Some(object([
                 ("state", state.name().into()),
+                ("target", sizes.target.into()),
+                ("actual", sizes.actual.into()),
+            ])),
+            Self::BalloonDeflated { before, sizes } => Some(object([
+                ("before", before.into()),
                 ("target", sizes.target.into()),
                 ("actual", sizes.actual.into()),
             ])),

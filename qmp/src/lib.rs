@@ -18,6 +18,7 @@ pub mod client;
 pub mod command;
 pub mod events;
 pub mod framer;
+pub mod governor;
 mod hmp;
 pub mod json;
 pub mod lexer;
@@ -28,6 +29,7 @@ pub mod resize;
 pub mod schema;
 pub mod server;
 pub mod session;
+pub mod steering;
 pub mod throttle;
 
 mod backend;
@@ -42,5 +44,7 @@ pub use backend::{
     Backend, BalloonInfo, CommandError, CpuInfo, GuestStatistics, KvmInfo, MachineInfo, RunState,
 };
 pub use events::{Event, EventReceiver, EventSender, PanicAction, ShutdownCause};
+pub use governor::{Driver, Limits, View};
 pub use resize::{BalloonState, Sizes};
 pub use server::{BindError, Listener, Server, SocketGroup, SocketOptions};
+pub use steering::{Steering, SteeringOptions};

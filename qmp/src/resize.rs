@@ -77,6 +77,8 @@ pub struct Resize {
     sizes: Sizes,
     /// How many targets were set.
     wishes: u64,
+    /// How often the target was given up, since the guest has gone away from it.
+    given_up: u64,
     current: Option<Move>,
 }
 
@@ -90,6 +92,7 @@ impl Resize {
             since: now,
             sizes: Sizes::default(),
             wishes: 0,
+            given_up: 0,
             current: None,
         }
     }
@@ -109,9 +112,35 @@ impl Resize {
         self.sizes
     }
 
-    /// Tells which of the targets, counted from the first, is the one that holds.
-    pub fn wish(&self) -> u64 {
-        self.wishes
+    /// A wait for the target that holds now.
+    pub fn wish(&self, until: Instant) -> Wish {
+        Wish {
+            number: self.wishes,
+            given_up: self.given_up,
+            until,
+        }
+    }
+
+    /// Notes that the target is given up for what the guest has taken: that was not asked for, and
+    /// is told by the next [`Self::observe`].
+    pub fn give_up(&mut self) {
+        self.given_up += 1;
+    }
+
+    /// Notes that a driver has come that starts from nothing.
+    pub fn start_anew(&mut self, sizes: Sizes, now: Instant) {
+        if self.current.is_some() {
+            self.start(sizes, now);
+        }
+    }
+
+    /// Notes that no progress could be made up to now. Without effect on a guest that has stalled.
+    pub fn excuse(&mut self, now: Instant) {
+        if self.state != BalloonState::Stalled
+            && let Some(current) = &mut self.current
+        {
+            current.progress_at = now;
+        }
     }
 
     /// Notes that somebody has set the target, be it the one that was set before. What follows
@@ -124,13 +153,15 @@ impl Resize {
 
     /// Notes the sizes now; whether the state is another one than before.
     pub fn observe(&mut self, sizes: Sizes, now: Instant) -> bool {
+        let is_moved = self.sizes.target != sizes.target;
         self.sizes = sizes;
         let before = self.state;
         if self.current.is_none() && sizes.distance() == 0 {
             return false;
         }
-        if self.current.is_none_or(|current| current.ended.is_some()) && sizes.distance() > 0 {
-            // The guest has left its place without being asked.
+        let has_ended = self.current.is_none_or(|current| current.ended.is_some());
+        // The guest has left its place without being asked, or is to be at another one.
+        if is_moved || has_ended && sizes.distance() > 0 {
             self.start(sizes, now);
         }
         if let Some(current) = &mut self.current {
@@ -202,8 +233,10 @@ impl Move {
 /// What somebody waits for: that the guest reaches the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wish {
-    /// The target that is waited for, as [`Resize::wish`] numbers them.
-    pub number: u64,
+    /// The target that is waited for, as they are counted.
+    number: u64,
+    /// How often targets had been given up when the waiting began.
+    given_up: u64,
     /// When the waiting ends.
     pub until: Instant,
 }
@@ -215,6 +248,8 @@ pub enum Outcome {
     Reached,
     /// The guest has made no progress for some time.
     Stalled,
+    /// The guest has taken back what it had given, since it was short of memory.
+    Deflated,
     /// The time was up.
     Timeout,
     /// Somebody has set another target.
@@ -223,13 +258,14 @@ pub enum Outcome {
 
 impl Outcome {
     /// The names of all of them.
-    pub const NAMES: &[&str] = &["reached", "stalled", "timeout", "replaced"];
+    pub const NAMES: &[&str] = &["reached", "stalled", "deflated", "timeout", "replaced"];
 
     /// The name in the protocol.
     pub fn name(self) -> &'static str {
         match self {
             Self::Reached => "reached",
             Self::Stalled => "stalled",
+            Self::Deflated => "deflated",
             Self::Timeout => "timeout",
             Self::Replaced => "replaced",
         }
@@ -239,8 +275,11 @@ impl Outcome {
 impl Wish {
     /// How the waiting has ended, if it has. `resize` has seen the sizes of `now`.
     pub fn outcome(&self, resize: &Resize, now: Instant) -> Option<Outcome> {
-        if self.number != resize.wish() {
+        if self.number != resize.wishes {
             return Some(Outcome::Replaced);
+        }
+        if self.given_up != resize.given_up {
+            return Some(Outcome::Deflated);
         }
         if resize.sizes().distance() == 0 {
             return Some(Outcome::Reached);
@@ -376,8 +415,7 @@ mod tests {
         let mut bench = Bench::new();
         bench.ask(50, 100);
         let until = bench.now + Duration::from_secs(2);
-        let number = bench.resize.wish();
-        let wish = Wish { number, until };
+        let wish = bench.resize.wish(until);
         assert_eq!(bench.outcome(wish), None);
         bench.pass(2);
         assert_eq!(bench.outcome(wish), Some(Outcome::Timeout));

@@ -7,10 +7,9 @@ use serde_json::Value;
 use aerostat_qmp::command::Context;
 use aerostat_qmp::command::types::Arguments;
 use aerostat_qmp::monitor::Monitor;
-use aerostat_qmp::resize::{DEFAULT_STALL_AFTER, Resize};
 use aerostat_qmp::{
-    Backend, BalloonInfo, CommandError, CpuInfo, GuestStatistics, KvmInfo, MachineInfo, RunState,
-    Sizes,
+    Backend, BalloonInfo, CommandError, CpuInfo, Driver, GuestStatistics, KvmInfo, MachineInfo,
+    RunState, Steering, SteeringOptions, View,
 };
 
 /// RAM of [`Machine`].
@@ -25,6 +24,9 @@ pub struct Machine {
     pub power_downs: u32,
     pub balloon: bool,
     pub target_bytes: Option<u64>,
+    /// What the guest has.
+    pub actual_bytes: u64,
+    pub driver: Option<Driver>,
     pub polling_interval: u32,
     /// What the guest said last; `None` without a driver.
     pub statistics: Option<GuestStatistics>,
@@ -55,6 +57,8 @@ impl Default for Machine {
             power_downs: 0,
             balloon: true,
             target_bytes: None,
+            actual_bytes: RAM_BYTES,
+            driver: None,
             polling_interval: 0,
             statistics: None,
             answers_at_once: false,
@@ -113,13 +117,17 @@ impl Backend for Machine {
 
     fn balloon_actual(&self) -> Result<u64, CommandError> {
         self.balloon
-            .then_some(RAM_BYTES)
+            .then_some(self.actual_bytes)
             .ok_or_else(CommandError::no_balloon)
     }
-    fn balloon_sizes(&self) -> Option<Sizes> {
-        self.balloon.then_some(Sizes {
-            target: self.target_bytes.unwrap_or(RAM_BYTES),
-            actual: RAM_BYTES,
+
+    fn balloon_view(&self) -> Option<View> {
+        self.balloon.then_some(View {
+            memory: RAM_BYTES,
+            asked: self.target_bytes.unwrap_or(RAM_BYTES),
+            actual: self.actual_bytes,
+            driver: self.driver,
+            is_running: self.status.is_running(),
         })
     }
 
@@ -151,12 +159,12 @@ impl Backend for Machine {
 
 /// What `act` does in a context of `machine`, in which nothing has happened before.
 pub fn in_context<T>(machine: &mut Machine, act: impl FnOnce(&mut Context<'_>) -> T) -> T {
-    let mut resize = Resize::new(DEFAULT_STALL_AFTER, Instant::now());
+    let mut steering = Steering::new(SteeringOptions::default(), Instant::now());
     let monitors = [Monitor {
         path: "/monitor".into(),
         clients: 1,
     }];
-    act(&mut Context::new(machine, &monitors, &mut resize))
+    act(&mut Context::new(machine, &monitors, &mut steering))
 }
 
 /// What a handler returns for these arguments.

@@ -23,7 +23,8 @@ pub fn limit(kind: GuestDriven) -> u32 {
         GuestDriven::Reset
         | GuestDriven::GuestPanicked
         | GuestDriven::GuestCrashloaded
-        | GuestDriven::BalloonState => 16,
+        | GuestDriven::BalloonState
+        | GuestDriven::BalloonDeflated => 16,
     }
 }
 

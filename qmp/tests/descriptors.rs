@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use aerostat_qmp::{
     Backend, BalloonInfo, CommandError, CpuInfo, GuestStatistics, Listener, MachineInfo, RunState,
-    Server, Sizes, SocketOptions, events,
+    Server, SocketOptions, View, events,
 };
 use event_manager::{EventManager, SubscriberOps};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -53,7 +53,7 @@ impl Backend for Machine {
         Err(CommandError::no_balloon())
     }
 
-    fn balloon_sizes(&self) -> Option<Sizes> {
+    fn balloon_view(&self) -> Option<View> {
         None
     }
 

@@ -1,11 +1,11 @@
 //! The balloon's option.
 
+use std::num::NonZero;
 use std::str::FromStr;
-use std::time::Duration;
 
 use aerostat_devices::balloon::BalloonOptions;
-use aerostat_qmp::resize::DEFAULT_STALL_AFTER;
-use aerostat_units::parse_time;
+use aerostat_qmp::SteeringOptions;
+use aerostat_units::{parse_size, parse_time};
 
 use super::values::switch;
 
@@ -14,8 +14,8 @@ use super::values::switch;
 pub struct BalloonSettings {
     /// Its id, which ends its QOM path: a letter, then letters, digits, `-`, `.` and `_`.
     pub id: String,
-    /// How long there may be no progress before it counts as stalled.
-    pub stall_after: Duration,
+    /// What may be asked of the guest, and when it counts as stalled.
+    pub steering: SteeringOptions,
     /// What the device offers.
     pub device: BalloonOptions,
 }
@@ -24,7 +24,7 @@ impl Default for BalloonSettings {
     fn default() -> Self {
         Self {
             id: "balloon0".to_owned(),
-            stall_after: DEFAULT_STALL_AFTER,
+            steering: SteeringOptions::default(),
             device: BalloonOptions::default(),
         }
     }
@@ -34,7 +34,7 @@ impl Default for BalloonSettings {
 type Setter = fn(&mut BalloonSettings, &str) -> Result<(), String>;
 
 /// The options: name, values, effect.
-const OPTIONS: [(&str, &str, Setter); 5] = [
+const OPTIONS: [(&str, &str, Setter); 7] = [
     ("deflate-on-oom", "on|off", |balloon, value| {
         balloon.device.deflate_on_oom = switch(value)?;
         Ok(())
@@ -51,11 +51,30 @@ const OPTIONS: [(&str, &str, Setter); 5] = [
         balloon.id = id(value)?;
         Ok(())
     }),
+    ("min", "SIZE", |balloon, value| {
+        balloon.steering.limits.min = parse_size(value).map_err(|error| error.to_string())?;
+        Ok(())
+    }),
+    ("max-rate", "SIZE/s", |balloon, value| {
+        balloon.steering.limits.max_rate = Some(rate(value)?);
+        Ok(())
+    }),
     ("stall-after", "TIME", |balloon, value| {
-        balloon.stall_after = parse_time(value).map_err(|error| error.to_string())?;
+        balloon.steering.stall_after = parse_time(value).map_err(|error| error.to_string())?;
         Ok(())
     }),
 ];
+
+/// The slowest rate: less would not be a page in each step.
+const MIN_RATE_BYTES: u64 = 64 << 10;
+
+/// A rate in bytes per second.
+fn rate(text: &str) -> Result<NonZero<u64>, String> {
+    let size = text.strip_suffix("/s").unwrap_or(text);
+    let rate = parse_size(size).map_err(|error| error.to_string())?;
+    let rate = NonZero::new(rate).filter(|rate| rate.get() >= MIN_RATE_BYTES);
+    rate.ok_or_else(|| "write 64K/s or more, or leave max-rate out for no limit".to_owned())
+}
 
 /// A name that QEMU would take for a device.
 fn id(text: &str) -> Result<String, String> {
@@ -105,6 +124,10 @@ impl FromStr for BalloonArgument {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use aerostat_qmp::Limits;
+
     use super::*;
 
     fn balloon(text: &str) -> Option<BalloonSettings> {
@@ -124,10 +147,16 @@ mod tests {
     #[test]
     fn options_are_taken_and_the_last_of_a_name_counts() {
         let text = "deflate-on-oom=on,free-page-reporting=on,page-poison=off,id=b-1,stall-after=2s,\
-                    deflate-on-oom=off";
+                    min=256M,max-rate=100M/s,deflate-on-oom=off";
         let expected = BalloonSettings {
             id: "b-1".to_owned(),
-            stall_after: Duration::from_secs(2),
+            steering: SteeringOptions {
+                limits: Limits {
+                    min: 256 << 20,
+                    max_rate: NonZero::new(100 << 20),
+                },
+                stall_after: Duration::from_secs(2),
+            },
             device: BalloonOptions {
                 deflate_on_oom: false,
                 free_page_reporting: true,
@@ -144,6 +173,26 @@ mod tests {
         assert!(refusal("deflate-on-oom=maybe").contains("the value is on or off"));
         assert!(refusal("deflate-on-oom").contains("the value is on or off"));
         assert!(refusal("stall-after=0").contains("no time at all"));
+        assert!(refusal("min=lots").contains("min=lots"));
+    }
+
+    #[test]
+    fn rates_are_sizes_in_a_second() {
+        let rate = |text: &str| {
+            balloon(text)
+                .unwrap()
+                .steering
+                .limits
+                .max_rate
+                .unwrap()
+                .get()
+        };
+        assert_eq!(rate("max-rate=64K/s"), 64 << 10);
+        assert_eq!(rate("max-rate=1G"), 1 << 30);
+        for text in ["max-rate=0", "max-rate=63K/s", "max-rate=1B/s"] {
+            assert!(refusal(text).contains("64K/s or more"), "{text}");
+        }
+        assert!(refusal("max-rate=1G/m").contains("max-rate=1G/m"));
     }
 
     #[test]

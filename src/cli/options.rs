@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aerostat_units::Size;
 use aerostat_vmm::MachineConfig;
 use aerostat_vmm::units::MemorySize;
 use clap::ValueEnum;
@@ -119,6 +120,17 @@ pub enum OptionsError {
     /// Nobody could start the guest.
     #[error("--paused waits for QMP's cont: name a socket with --qmp")]
     PausedWithoutQmp,
+    /// The guest could not give anything.
+    #[error(
+        "--balloon min={min} is more than the guest has, --mem {mem}: nothing could be asked of it",
+        min = Size(*.min)
+    )]
+    MinAboveMemory {
+        /// What the guest always keeps, in bytes.
+        min: u64,
+        /// What it has.
+        mem: MemorySize,
+    },
     /// One ends the process, the other keeps it.
     #[error(
         "--debug-exit ends the process when the guest says so, --no-shutdown keeps it: use one"
@@ -163,6 +175,11 @@ impl TryFrom<Arguments> for Options {
         if arguments.paused && arguments.qmp.is_empty() {
             return Err(OptionsError::PausedWithoutQmp);
         }
+        let balloon = arguments.balloon.0;
+        let min = balloon.as_ref().map_or(0, |it| it.steering.limits.min);
+        if min > mem.bytes() {
+            return Err(OptionsError::MinAboveMemory { min, mem });
+        }
         distinct_sockets(&arguments.qmp)?;
         if arguments.debug_exit && arguments.no_shutdown {
             return Err(OptionsError::DebugExitWithoutShutdown);
@@ -173,7 +190,7 @@ impl TryFrom<Arguments> for Options {
             cmdline: arguments.cmdline,
             cpus: arguments.cpus,
             mem,
-            balloon: arguments.balloon.0,
+            balloon,
             name: arguments.name,
             uuid: arguments.uuid,
             qmp: arguments.qmp,

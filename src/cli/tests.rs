@@ -251,6 +251,7 @@ fn options_that_make_no_machine_together_are_refused_wherever_they_stand() {
             &["--no-shutdown"],
             ["--debug-exit", "--no-shutdown"],
         ),
+        ("balloon = 'min=2049M'", &[], ["min=2049M", "--mem 2G"]),
         (
             "",
             &["--serial=off", "--serial=stdio"],

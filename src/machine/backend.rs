@@ -1,10 +1,10 @@
 //! What QMP's commands ask of the machine.
 
 use aerostat_devices::PAGE_SIZE;
-use aerostat_devices::balloon::{Balloon, F_STATS_VQ, Statistics, feature_names};
+use aerostat_devices::balloon::{Balloon, F_DEFLATE_ON_OOM, F_STATS_VQ, Statistics, feature_names};
 use aerostat_qmp::{
-    Backend, BalloonInfo, CommandError, CpuInfo, Event, GuestStatistics, KvmInfo, MachineInfo,
-    RunState, ShutdownCause, Sizes,
+    Backend, BalloonInfo, CommandError, CpuInfo, Driver, Event, GuestStatistics, KvmInfo,
+    MachineInfo, RunState, ShutdownCause, View,
 };
 use aerostat_vmm::RunState as VmState;
 use aerostat_vmm::config::MAX_CPUS;
@@ -96,12 +96,19 @@ impl Backend for MachineHandle {
         self.with_balloon(|balloon, memory| guest_bytes(memory, balloon.actual_pages()))
     }
 
-    fn balloon_sizes(&self) -> Option<Sizes> {
-        let sizes = |balloon: &Balloon, memory| Sizes {
-            target: guest_bytes(memory, balloon.target_pages()),
-            actual: guest_bytes(memory, balloon.actual_pages()),
+    fn balloon_view(&self) -> Option<View> {
+        let is_running = self.status().is_running();
+        let view = |balloon: &Balloon, memory: MemorySize| View {
+            memory: memory.bytes(),
+            asked: guest_bytes(memory, balloon.target_pages()),
+            actual: guest_bytes(memory, balloon.given_pages()),
+            driver: balloon.negotiated_features().map(|features| Driver {
+                number: balloon.drivers(),
+                deflates_on_oom: features & F_DEFLATE_ON_OOM != 0,
+            }),
+            is_running,
         };
-        self.with_balloon(sizes).ok()
+        self.with_balloon(view).ok()
     }
 
     fn balloon(&self) -> Option<BalloonInfo> {

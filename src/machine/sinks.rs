@@ -6,14 +6,14 @@ use aerostat_vmm::units::MemorySize;
 
 use super::backend::guest_bytes;
 
-/// What turns a guest's word about its balloon into BALLOON_CHANGE, and has those answered who
-/// wait for its statistics.
+/// What turns a guest's word about its balloon into BALLOON_CHANGE, and has the server look at
+/// whatever else is new.
 pub fn balloon_sink(memory: MemorySize, events: EventSender) -> BalloonSink {
     Box::new(move |news| match news {
         BalloonNews::Actual(pages) => events.send(Event::BalloonChange {
             actual_bytes: guest_bytes(memory, pages),
         }),
-        BalloonNews::Statistics => events.wake(),
+        BalloonNews::Other => events.wake(),
     })
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Counts are pages of 4 KiB, as everywhere in the balloon's interface.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Bytes in the configuration space without optional features: `num_pages` and `actual`.
 const BASE_SIZE: usize = 8;
@@ -19,6 +19,8 @@ const POISON_OFFSET: u64 = 12;
 pub(super) struct BalloonConfig {
     num_pages: AtomicU32,
     actual: AtomicU32,
+    /// The driver that is there has written `actual`.
+    has_told: AtomicBool,
     poison: AtomicU32,
     /// Whether `poison_val` is there.
     has_poison: bool,
@@ -30,6 +32,8 @@ pub(super) struct BalloonConfig {
 pub(super) enum Change {
     /// `actual`, to another value than before.
     Actual,
+    /// `actual`, to the value that another driver had left there: the first word of this one.
+    FirstWord,
     /// Nothing that anybody has to be told.
     Nothing,
 }
@@ -51,6 +55,7 @@ impl BalloonConfig {
 
     /// Forgets what the driver said of its pages. Target and `actual` outlive drivers.
     pub(super) fn reset(&self) {
+        self.has_told.store(false, Ordering::Release);
         self.poison.store(0, Ordering::Release);
     }
 
@@ -62,6 +67,14 @@ impl BalloonConfig {
     /// Pages the guest says are in the balloon.
     pub(super) fn actual_pages(&self) -> u32 {
         self.actual.load(Ordering::Acquire)
+    }
+
+    /// Pages in the balloon by the word of the driver that is there; none before it has said so.
+    pub(super) fn given_pages(&self) -> u32 {
+        match self.has_told.load(Ordering::Acquire) {
+            true => self.actual_pages(),
+            false => 0,
+        }
     }
 
     /// Changes with each new target (§2.5.1).
@@ -100,10 +113,11 @@ impl BalloonConfig {
             (ACTUAL_OFFSET, Ok(bytes)) => {
                 let pages = u32::from_le_bytes(bytes);
                 let changed = self.actual.swap(pages, Ordering::AcqRel) != pages;
-                Ok(if changed {
-                    Change::Actual
-                } else {
-                    Change::Nothing
+                let is_first = !self.has_told.swap(true, Ordering::AcqRel);
+                Ok(match (changed, is_first) {
+                    (true, _) => Change::Actual,
+                    (false, true) => Change::FirstWord,
+                    (false, false) => Change::Nothing,
                 })
             }
             (POISON_OFFSET, Ok(bytes)) if self.has_poison => {
@@ -151,6 +165,17 @@ mod tests {
         assert_eq!(config.write(4, &[5, 0, 0, 0]), Ok(Change::Actual));
         assert_eq!(config.write(4, &[5, 0, 0, 0]), Ok(Change::Nothing));
         assert_eq!(config.actual_pages(), 5);
+    }
+
+    #[test]
+    fn what_a_former_driver_said_is_nothing_that_this_one_has_given() {
+        let config = BalloonConfig::default();
+        config.write(4, &[5, 0, 0, 0]).unwrap();
+        assert_eq!(config.given_pages(), 5);
+        config.reset();
+        assert_eq!((config.actual_pages(), config.given_pages()), (5, 0));
+        assert_eq!(config.write(4, &[5, 0, 0, 0]), Ok(Change::FirstWord));
+        assert_eq!(config.given_pages(), 5);
     }
 
     #[test]

@@ -27,9 +27,9 @@ use crate::virtio::{MmioInterrupt, VirtioDevice};
 pub enum BalloonNews {
     /// Its balloon has another size: the number of pages in it. Told on a vCPU thread.
     Actual(u32),
-    /// It has answered what was asked of its memory, or will not, since its driver has gone. Told on
-    /// any thread.
-    Statistics,
+    /// Something else of it has changed: it has answered what was asked of its memory, or a driver
+    /// has come or gone. Told on any thread.
+    Other,
 }
 
 /// Is told what the guest makes known; must not block.
@@ -68,6 +68,8 @@ pub struct Balloon {
     is_halting: AtomicBool,
     /// The features that this driver uses, and VIRTIO_F_VERSION_1 among them; 0 without a driver.
     negotiated: AtomicU64,
+    /// Drivers that there have been.
+    drivers: AtomicU64,
     released_pages: AtomicU64,
     /// Somebody wants to know the statistics.
     ask: EventFd,
@@ -110,6 +112,7 @@ impl Balloon {
             service: Mutex::default(),
             is_halting: AtomicBool::new(false),
             negotiated: AtomicU64::new(0),
+            drivers: AtomicU64::new(0),
             released_pages: AtomicU64::new(0),
             ask: EventFd::new(EFD_NONBLOCK)?,
             polling: Polling::new()?,
@@ -145,6 +148,12 @@ impl Balloon {
         self.config.actual_pages()
     }
 
+    /// Pages that the driver that is there says are in the balloon: 0 before it has said so.
+    #[must_use]
+    pub fn given_pages(&self) -> u32 {
+        self.config.given_pages()
+    }
+
     /// Pages given back to the host since the start. A page counts each time that the guest puts
     /// it into the balloon; one that it has touched again since is not subtracted.
     #[must_use]
@@ -163,6 +172,12 @@ impl Balloon {
     pub fn negotiated_features(&self) -> Option<u64> {
         let features = self.negotiated.load(Ordering::Acquire);
         (features != 0).then_some(features)
+    }
+
+    /// How many drivers there have been, the one that is there now among them.
+    #[must_use]
+    pub fn drivers(&self) -> u64 {
+        self.drivers.load(Ordering::Acquire)
     }
 
     /// What the guest said of its memory last.
@@ -277,6 +292,7 @@ impl VirtioDevice for Balloon {
         let _order = self.telling.lock().unwrap_or_else(PoisonError::into_inner);
         match self.config.write(offset, data) {
             Ok(Change::Actual) => (self.sink)(BalloonNews::Actual(self.config.actual_pages())),
+            Ok(Change::FirstWord) => (self.sink)(BalloonNews::Other),
             Ok(Change::Nothing) => {}
             Err(_) => self.faults.record(|| {
                 format!(
@@ -296,8 +312,10 @@ impl VirtioDevice for Balloon {
             is_awaited: false,
         });
         // Before the queues: they are served as was negotiated.
+        self.drivers.fetch_add(1, Ordering::AcqRel);
         self.negotiated.store(features, Ordering::Release);
         self.lock_service().queues = queues.collect();
+        (self.sink)(BalloonNews::Other);
         // A driver may have filled a queue before DRIVER_OK, when its kick went unheard.
         self.kick_all();
     }
@@ -310,7 +328,7 @@ impl VirtioDevice for Balloon {
         self.config.reset();
         self.polling.end();
         *self.lock_statistics() = Statistics::default();
-        (self.sink)(BalloonNews::Statistics);
+        (self.sink)(BalloonNews::Other);
     }
 }
 

@@ -3,7 +3,7 @@
 /// VIRTIO_BALLOON_F_STATS_VQ: the guest tells how it uses its memory.
 pub const F_STATS_VQ: u64 = 1 << 1;
 /// VIRTIO_BALLOON_F_DEFLATE_ON_OOM: the guest may take pages back when it is short of memory.
-pub(super) const F_DEFLATE_ON_OOM: u64 = 1 << 2;
+pub const F_DEFLATE_ON_OOM: u64 = 1 << 2;
 /// VIRTIO_BALLOON_F_PAGE_POISON: the guest tells what it fills free pages with.
 pub(super) const F_PAGE_POISON: u64 = 1 << 4;
 /// VIRTIO_BALLOON_F_REPORTING: the guest tells which pages are free.

@@ -16,7 +16,7 @@ mod statistics;
 
 pub use device::{Balloon, BalloonNews, BalloonSink};
 pub use events::BalloonEvents;
-pub use features::{BalloonOptions, F_STATS_VQ, feature_names};
+pub use features::{BalloonOptions, F_DEFLATE_ON_OOM, F_STATS_VQ, feature_names};
 pub use statistics::Statistics;
 
 /// The device type of the traditional balloon (§5.5.1).

@@ -8,14 +8,13 @@ mod testing;
 
 use std::time::Instant;
 
-use aerostat_qmp::Backend;
 use aerostat_qmp::command::Context;
 use aerostat_qmp::framer::Framer;
 use aerostat_qmp::json;
 use aerostat_qmp::message::{LINE_END, Reply};
 use aerostat_qmp::monitor::Monitor;
-use aerostat_qmp::resize::{DEFAULT_STALL_AFTER, Resize};
 use aerostat_qmp::session::{Answer, Session};
+use aerostat_qmp::{Steering, SteeringOptions};
 use serde_json::Value;
 use testing::Machine;
 
@@ -100,7 +99,7 @@ pub fn session_answers_each_message_with_one_line(cut: &Cut) {
 fn replies<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
     let mut session = Session::default();
     let mut machine = Machine::default();
-    let mut resize = Resize::new(DEFAULT_STALL_AFTER, Instant::now());
+    let mut steering = Steering::new(SteeringOptions::default(), Instant::now());
     let monitors = [Monitor {
         path: "/monitor".into(),
         clients: 1,
@@ -112,7 +111,7 @@ fn replies<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
     'input: for mut piece in pieces {
         while let Some(message) = session.next_message(&mut piece) {
             messages += 1;
-            let mut context = Context::new(&mut machine, &monitors, &mut resize);
+            let mut context = Context::new(&mut machine, &monitors, &mut steering);
             let answer = session.execute(message, &mut context);
             let effects = context.effects;
             assert!(effects.yanked.iter().all(|&index| index < monitors.len()));
@@ -122,10 +121,8 @@ fn replies<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
             if effects.quit {
                 break 'input;
             }
-            if let Some(sizes) = machine.balloon_sizes() {
-                resize.observe(sizes, now);
-            }
-            replies.extend(session.due(&machine, &resize, now));
+            steering.follow(&mut machine, now);
+            replies.extend(session.due(&machine, steering.resize(), now));
         }
     }
     replies.extend(session.give_up());

@@ -2,6 +2,7 @@
 //!
 //! Sizes are in bytes, and are what the guest has left, not what is in the balloon.
 
+use std::num::NonZero;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -10,8 +11,9 @@ use super::types::Arguments;
 use super::{Context, Wait, nothing, time_out};
 use crate::backend::CommandError;
 use crate::events::{timestamp, wall_clock};
+use crate::governor::Limits;
 use crate::json::object;
-use crate::resize::{Outcome, Resize, Sizes, Wish};
+use crate::resize::{Outcome, Resize, Sizes};
 
 type Return = Result<Value, CommandError>;
 
@@ -30,15 +32,19 @@ pub(super) fn query_balloon(context: &mut Context<'_>, _: &Arguments) -> Return 
 pub(super) fn x_query_balloon(context: &mut Context<'_>, _: &Arguments) -> Return {
     context.machine.balloon_actual()?;
     let balloon = context.machine.balloon();
-    let sizes = context.machine.balloon_sizes();
-    let (balloon, sizes) = balloon.zip(sizes).ok_or_else(CommandError::no_balloon)?;
-    let resize = &context.resize;
+    let view = context.machine.balloon_view();
+    let (balloon, view) = balloon.zip(view).ok_or_else(CommandError::no_balloon)?;
+    let Sizes { target, .. } = context.steering.sizes(&view);
+    let Limits { min, max_rate } = context.steering.limits();
+    let resize = context.steering.resize();
     let now = Instant::now();
     let since = wall_clock(now.saturating_duration_since(resize.since()));
     let features = balloon.driver.as_deref().unwrap_or_default();
     Ok(object([
-        ("target", sizes.target.into()),
-        ("actual", sizes.actual.into()),
+        ("target", target.into()),
+        ("actual", view.actual.into()),
+        ("min", min.into()),
+        ("max-rate", max_rate.map_or(0, NonZero::get).into()),
         ("asked-pages", balloon.asked_pages.into()),
         ("released", balloon.released_bytes.into()),
         ("state", resize.state().name().into()),
@@ -58,8 +64,7 @@ pub(super) fn x_balloon_wait(
         context.set_balloon(Some(value))?;
     }
     let until = time_out(arguments)?;
-    let number = context.resize.wish();
-    Ok(Wait::Balloon(Wish { number, until }))
+    Ok(Wait::Balloon(context.steering.resize().wish(until)))
 }
 
 /// The return of `x-balloon-wait`.
@@ -78,11 +83,7 @@ impl Context<'_> {
         let guest_bytes = value.and_then(Value::as_u64).filter(|&bytes| bytes > 0);
         let guest_bytes =
             guest_bytes.ok_or_else(|| CommandError::generic("Parameter 'value' expects a size"))?;
-        self.machine.set_balloon(guest_bytes)?;
-        if let Some(sizes) = self.machine.balloon_sizes() {
-            self.resize.ask(sizes, Instant::now());
-        }
-        Ok(())
+        self.steering.ask(self.machine, guest_bytes, Instant::now())
     }
 }
 

@@ -22,6 +22,7 @@ use crate::backend::{Backend, CommandError};
 use crate::json::object;
 use crate::monitor::Monitor;
 use crate::resize::{Resize, Wish};
+use crate::steering::Steering;
 pub use statistics::Question;
 pub use table::COMMANDS;
 use types::{Arguments, Member, Type};
@@ -100,8 +101,8 @@ pub struct Context<'a> {
     pub machine: &'a mut dyn Backend,
     /// The sockets of the server.
     pub monitors: &'a [Monitor],
-    /// How the guest follows the balloon's target.
-    pub resize: &'a mut Resize,
+    /// What the guest is asked for, and how it follows.
+    pub steering: &'a mut Steering,
     /// The CPU that a line for people is about.
     pub monitor_cpu: usize,
     /// What the server has to do after the command.
@@ -113,12 +114,12 @@ impl<'a> Context<'a> {
     pub fn new(
         machine: &'a mut dyn Backend,
         monitors: &'a [Monitor],
-        resize: &'a mut Resize,
+        steering: &'a mut Steering,
     ) -> Self {
         Self {
             machine,
             monitors,
-            resize,
+            steering,
             monitor_cpu: 0,
             effects: Effects::default(),
         }

@@ -320,6 +320,8 @@ const YANK_INSTANCE: Type = Object(&[
 const BALLOON: Type = Object(&[
     required("target", Int),
     required("actual", Int),
+    required("min", Int),
+    required("max-rate", Int),
     required("asked-pages", Int),
     required("released", Int),
     required("state", Enum(BalloonState::NAMES)),

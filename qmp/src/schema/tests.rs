@@ -149,7 +149,9 @@ fn run(session: &mut Session, machine: &mut Machine, request: Value) -> Value {
             Answer::Now(reply) => reply,
             Answer::Later => {
                 let now = std::time::Instant::now();
-                session.due(context.machine, context.resize, now).remove(0)
+                session
+                    .due(context.machine, context.steering.resize(), now)
+                    .remove(0)
             }
         };
         reply.result.unwrap()
@@ -193,6 +195,10 @@ fn every_event_is_in_the_schema_with_its_data() {
             state: BalloonState::Reached,
             sizes: Sizes::default(),
         },
+        Event::BalloonDeflated {
+            before: 1,
+            sizes: Sizes::default(),
+        },
     ];
     assert_eq!(all.len(), EVENTS.len());
     for event in all {
@@ -215,6 +221,7 @@ fn names_of_enumerations_are_those_that_are_used() {
     for outcome in [
         Outcome::Reached,
         Outcome::Stalled,
+        Outcome::Deflated,
         Outcome::Timeout,
         Outcome::Replaced,
     ] {

@@ -30,10 +30,10 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 
 use crate::backend::Backend;
 use crate::command::Context;
-use crate::events::{Event, EventReceiver, TimedEvent};
+use crate::events::{EventReceiver, TimedEvent};
 use crate::monitor::Monitor;
-use crate::resize::{DEFAULT_STALL_AFTER, Resize};
 use crate::session::Answer;
+use crate::steering::{Steering, SteeringOptions};
 use crate::throttle::Throttle;
 pub use bind_error::BindError;
 use client::{Client, Input};
@@ -59,8 +59,8 @@ pub struct Server<B: Backend> {
     monitors: Vec<Monitor>,
     events: EventReceiver,
     backend: B,
-    /// How the guest follows the balloon's target.
-    resize: Resize,
+    /// What the guest is asked for, and how it follows.
+    steering: Steering,
     throttle: Throttle,
     timer: Timer,
     clients: Clients,
@@ -85,7 +85,7 @@ impl<B: Backend> Server<B> {
             listeners,
             events,
             backend,
-            resize: Resize::new(DEFAULT_STALL_AFTER, Instant::now()),
+            steering: Steering::new(SteeringOptions::default(), Instant::now()),
             throttle: Throttle::default(),
             timer: Timer::new()?,
             clients: Clients::default(),
@@ -95,9 +95,9 @@ impl<B: Backend> Server<B> {
         })
     }
 
-    /// Chooses how long there may be no progress before the balloon counts as stalled.
-    pub fn set_stall_after(&mut self, stall_after: Duration) {
-        self.resize = Resize::new(stall_after, Instant::now());
+    /// Chooses how the balloon is steered.
+    pub fn set_steering(&mut self, options: SteeringOptions) {
+        self.steering = Steering::new(options, Instant::now());
     }
 
     /// Whether the guest is not to be started yet: the server starts it, by [`Backend::cont`],
@@ -171,7 +171,7 @@ impl<B: Backend> Server<B> {
                 self.clients.limit_input(fd);
                 return;
             };
-            let mut context = Context::new(&mut self.backend, &self.monitors, &mut self.resize);
+            let mut context = Context::new(&mut self.backend, &self.monitors, &mut self.steering);
             let answer = client.session.execute(message, &mut context);
             let effects = context.effects;
             // What the command has set off comes before its reply.
@@ -242,16 +242,12 @@ impl<B: Backend> Server<B> {
     /// Looks how far the guest has come on the way to its target, tells of it, and answers those
     /// who waited for it.
     fn follow_balloon(&mut self) {
-        let Some(sizes) = self.backend.balloon_sizes() else {
-            return;
-        };
         let now = Instant::now();
-        if self.resize.observe(sizes, now) {
-            let state = self.resize.state();
-            self.offer(TimedEvent::now(Event::BalloonState { state, sizes }));
+        for event in self.steering.follow(&mut self.backend, now) {
+            self.offer(TimedEvent::now(event));
         }
-        self.clients
-            .answer_waiting(&self.backend, &self.resize, now);
+        let resize = self.steering.resize();
+        self.clients.answer_waiting(&self.backend, resize, now);
     }
 
     fn on_timer(&mut self, ops: &EventOps) {
@@ -301,7 +297,7 @@ impl<B: Backend> Server<B> {
         let deadlines = [
             self.throttle.deadline(),
             self.accept_again,
-            self.resize.deadline(),
+            self.steering.deadline(),
             self.clients.deadline(),
             next_turn,
         ];

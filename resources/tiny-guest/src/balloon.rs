@@ -34,6 +34,8 @@ const QUEUE_STRIDE: u64 = 0x3000;
 pub struct BalloonDriver {
     base: u64,
     rings: u64,
+    /// The device's own features that it uses: bits 0 to 31.
+    features: u32,
     /// Buffers put into each queue so far.
     submitted: [u16; 2],
 }
@@ -46,8 +48,15 @@ impl BalloonDriver {
         Self {
             base,
             rings,
+            features: 0,
             submitted: [0; 2],
         }
+    }
+
+    /// The same with these features of the device (virtio 1.2 §5.5.3), which must be on offer.
+    #[must_use]
+    pub fn with_features(self, features: u32) -> Self {
+        Self { features, ..self }
     }
 
     /// The guest address of a device register.
@@ -103,7 +112,7 @@ impl BalloonDriver {
             (register::DRIVER_FEATURES_SEL, 1),
             (register::DRIVER_FEATURES, 1), // VIRTIO_F_VERSION_1
             (register::DRIVER_FEATURES_SEL, 0),
-            (register::DRIVER_FEATURES, 0),
+            (register::DRIVER_FEATURES, self.features),
             (register::STATUS, 11),
         ] {
             script = script.store32(self.register(offset), value);

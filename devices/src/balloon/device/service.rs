@@ -85,7 +85,7 @@ impl Balloon {
                     .record(|| format!("queue {index} is broken: {error}"));
                 service.queues.clear();
                 self.negotiated.store(0, Ordering::Release);
-                (self.sink)(BalloonNews::Statistics);
+                (self.sink)(BalloonNews::Other);
                 self.interrupt.needs_reset();
                 false
             }
@@ -155,7 +155,7 @@ impl Balloon {
             }
             self.polling.begin();
             if is_answer {
-                (self.sink)(BalloonNews::Statistics);
+                (self.sink)(BalloonNews::Other);
             }
         }
         self.return_all(queue, &heads)
