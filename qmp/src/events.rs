@@ -204,6 +204,17 @@ pub enum GuestDriven {
     BalloonDeflated,
 }
 
+impl GuestDriven {
+    /// Whether it is one that a vCPU tells of, as fast as it can run: seeing only the last of some
+    /// loses nothing. The others cost the guest much more than their like.
+    pub fn can_wait(self) -> bool {
+        match self {
+            Self::BalloonChange | Self::GuestCrashloaded => true,
+            Self::Reset | Self::GuestPanicked | Self::BalloonState | Self::BalloonDeflated => false,
+        }
+    }
+}
+
 impl Event {
     /// The name in the protocol.
     pub fn name(&self) -> &'static str {

@@ -31,7 +31,7 @@ pub fn channel() -> io::Result<(EventSender, EventReceiver)> {
 #[derive(Debug)]
 struct Shared {
     pending: Mutex<Pending>,
-    /// Readable if and only if something is pending.
+    /// Readable if and only if the server is to look.
     wake: OwnedFd,
 }
 
@@ -41,12 +41,10 @@ struct Pending {
     events: VecDeque<TimedEvent>,
     /// That something else has happened.
     is_woken: bool,
-}
-
-impl Pending {
-    fn is_empty(&self) -> bool {
-        self.events.is_empty() && !self.is_woken
-    }
+    /// What the guest does can wait.
+    is_hushed: bool,
+    /// The server has been called.
+    is_signalled: bool,
 }
 
 impl Shared {
@@ -55,10 +53,12 @@ impl Shared {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Under the lock.
-    fn signal(&self) {
-        // Fails only if the counter is full, and then the server is awake already.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+    /// Calls the server, unless that has been done.
+    fn signal(&self, pending: &mut Pending) {
+        if !std::mem::replace(&mut pending.is_signalled, true) {
+            // Fails only if the counter is full, and then the server is awake already.
+            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        }
     }
 }
 
@@ -69,7 +69,8 @@ pub struct EventSender {
 }
 
 impl EventSender {
-    /// Queues an event that happens now, and wakes the server. Never waits and never fails.
+    /// Queues an event that happens now, and wakes the server unless it can wait and the guest is
+    /// [hushed](EventReceiver::hush). Never waits and never fails.
     ///
     /// Whatever the guest does, the queue does not grow beyond two events of each
     /// [`GuestDriven`](super::GuestDriven) kind: the first and the last are kept, in their places
@@ -77,9 +78,9 @@ impl EventSender {
     pub fn send(&self, event: Event) {
         let event = TimedEvent::now(event);
         let mut pending = self.shared.lock();
-        let was_empty = pending.is_empty();
+        let kind = event.event.guest_driven();
         let events = &mut pending.events;
-        if let Some(kind) = event.event.guest_driven() {
+        if let Some(kind) = kind {
             // The first is what clients are to hear at once, the last tells how things stand.
             let mut same = (0..events.len())
                 .rev()
@@ -89,19 +90,18 @@ impl EventSender {
             }
         }
         events.push_back(event);
-        if was_empty {
-            self.shared.signal();
+        if !pending.is_hushed || kind.is_none_or(|kind| !kind.can_wait()) {
+            self.shared.signal(&mut pending);
         }
     }
 
-    /// Wakes the server without an event, to look at the machine again. Never waits and never
-    /// fails.
+    /// Wakes the server without an event, to look at the machine again, unless the guest is hushed.
+    /// Never waits and never fails.
     pub fn wake(&self) {
         let mut pending = self.shared.lock();
-        let was_empty = pending.is_empty();
         pending.is_woken = true;
-        if was_empty {
-            self.shared.signal();
+        if !pending.is_hushed {
+            self.shared.signal(&mut pending);
         }
     }
 }
@@ -116,11 +116,25 @@ impl EventReceiver {
     /// Takes all events that wait, oldest first.
     pub fn take(&self) -> VecDeque<TimedEvent> {
         let mut pending = self.shared.lock();
-        if !pending.is_empty() {
+        if std::mem::take(&mut pending.is_signalled) {
             // Under the lock, so that a wake-up for a later event is not taken with this one.
             let _ = rustix::io::read(&self.shared.wake, &mut [0_u8; 8]);
         }
-        std::mem::take(&mut *pending).events
+        pending.is_woken = false;
+        std::mem::take(&mut pending.events)
+    }
+
+    /// Lets what the guest does [wait](super::GuestDriven::can_wait), and not wake the server, until
+    /// [`Self::listen`].
+    pub fn hush(&self) {
+        self.shared.lock().is_hushed = true;
+    }
+
+    /// Lets the guest wake the server again; whether it would have done so meanwhile.
+    pub fn listen(&self) -> bool {
+        let mut pending = self.shared.lock();
+        pending.is_hushed = false;
+        pending.is_woken || !pending.events.is_empty()
     }
 }
 
@@ -208,6 +222,25 @@ mod tests {
         assert!(is_readable(&receiver));
         assert_eq!(taken(&receiver), [Stop, Resume]);
         assert!(!is_readable(&receiver));
+    }
+
+    #[test]
+    fn hushed_guest_wakes_nobody_and_nothing_it_does_is_lost() {
+        let (sender, receiver) = channel().unwrap();
+        receiver.hush();
+        sender.send(change(1));
+        sender.wake();
+        assert!(!is_readable(&receiver));
+        sender.send(Stop);
+        assert!(is_readable(&receiver));
+        assert_eq!(taken(&receiver), [change(1), Stop]);
+        assert!(!is_readable(&receiver));
+        sender.wake();
+        assert!(receiver.listen());
+        assert_eq!(taken(&receiver), []);
+        assert!(!receiver.listen());
+        sender.send(change(2));
+        assert!(is_readable(&receiver));
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub const READ_TURN_BYTES: usize = 64 << 10;
 /// How long the commands of a client are executed before the others have their turn. A single
 /// command may take longer.
 pub const TURN_TIME: Duration = Duration::from_millis(2);
+/// How long the guest wakes nobody after it has: one that does something over and over costs the
+/// control thread little, and what it did last is seen that much later.
+const HUSH_TIME: Duration = Duration::from_millis(2);
 
 /// The QMP server of one machine.
 #[derive(Debug)]
@@ -64,6 +67,8 @@ pub struct Server<B: Backend> {
     throttle: Throttle,
     timer: Timer,
     clients: Clients,
+    /// Until when the guest wakes nobody.
+    hushed_until: Option<Instant>,
     /// Until when no client is accepted.
     accept_again: Option<Instant>,
     /// False once `quit` has been executed: no request is served after it.
@@ -89,6 +94,7 @@ impl<B: Backend> Server<B> {
             throttle: Throttle::default(),
             timer: Timer::new()?,
             clients: Clients::default(),
+            hushed_until: None,
             accept_again: None,
             serving: true,
             buffer: vec![0; READ_TURN_BYTES],
@@ -259,7 +265,17 @@ impl<B: Backend> Server<B> {
         if self.accept_again.take_if(|again| *again <= now).is_some() {
             self.listeners.watch(EventSet::IN, ops);
         }
+        if self.hushed_until.take_if(|until| *until <= now).is_some() && self.events.listen() {
+            self.hear_guest(now);
+        }
         self.process_unprocessed();
+    }
+
+    /// Looks at what has happened, and then at nothing that the guest does for a while.
+    fn hear_guest(&mut self, now: Instant) {
+        self.deliver_events();
+        self.events.hush();
+        self.hushed_until = Some(now + HUSH_TIME);
     }
 
     /// Brings sockets, the event loop and the timer in line with what the wake-up has changed.
@@ -297,6 +313,7 @@ impl<B: Backend> Server<B> {
         let deadlines = [
             self.throttle.deadline(),
             self.accept_again,
+            self.hushed_until,
             self.steering.deadline(),
             self.clients.deadline(),
             next_turn,
@@ -327,7 +344,7 @@ impl<B: Backend> MutEventSubscriber for Server<B> {
         if self.listeners.contains(fd) {
             self.accept_clients(fd, ops);
         } else if fd == self.events.as_raw_fd() {
-            self.deliver_events();
+            self.hear_guest(Instant::now());
         } else if fd == self.timer.as_raw_fd() {
             self.on_timer(ops);
         } else {
