@@ -19,6 +19,7 @@ mod fault_log;
 mod memory;
 #[cfg(test)]
 mod test_driver;
+mod timer;
 
 pub use memory::{PAGE_SIZE, PageRelease, Pfn, release_all};
 

@@ -5,14 +5,11 @@
 //! after each answer and serves it.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_gettime, timerfd_settime,
-};
+use crate::timer::Timer;
 
 #[derive(Debug)]
 struct State {
@@ -24,7 +21,7 @@ struct State {
 /// The timer.
 #[derive(Debug)]
 pub(super) struct Polling {
-    timer: OwnedFd,
+    timer: Timer,
     state: Mutex<State>,
 }
 
@@ -34,9 +31,8 @@ impl Polling {
     /// # Errors
     /// When the process may have no further file descriptor.
     pub(super) fn new() -> io::Result<Self> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
         Ok(Self {
-            timer: timerfd_create(TimerfdClockId::Monotonic, flags)?,
+            timer: Timer::new()?,
             state: Mutex::new(State {
                 interval_seconds: 0,
                 stopped: None,
@@ -81,8 +77,8 @@ impl Polling {
         if state.stopped.is_none() {
             // A call that nobody has heard yet is due at once when the machine goes on.
             let unheard = || self.has_called().then_some(Duration::ZERO);
-            let left = self.left().or_else(unheard);
-            self.arm(None);
+            let left = self.timer.left().or_else(unheard);
+            self.timer.set(None);
             state.stopped = Some(left);
         }
     }
@@ -90,40 +86,20 @@ impl Polling {
     /// Lets the rest of the interval pass.
     pub(super) fn resume(&self) {
         if let Some(left) = self.lock().stopped.take() {
-            self.arm(left);
+            self.timer.set(left);
         }
     }
 
     /// Takes note that the timer has called; whether it really had.
     pub(super) fn has_called(&self) -> bool {
-        rustix::io::read(&self.timer, &mut [0_u8; 8]).is_ok()
+        self.timer.has_called()
     }
 
     fn set(&self, state: &mut State, time: Option<Duration>) {
         match &mut state.stopped {
             Some(left) => *left = time,
-            None => self.arm(time),
+            None => self.timer.set(time),
         }
-    }
-
-    fn arm(&self, time: Option<Duration>) {
-        let never = Timespec::default();
-        // Zero would mean never; one that was due when the machine stopped is due at once.
-        let time = time.map(|time| time.max(Duration::from_nanos(1)));
-        let timer = Itimerspec {
-            it_interval: never,
-            it_value: time.map_or(never, |time| Timespec::try_from(time).unwrap_or(never)),
-        };
-        if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &timer) {
-            log::error!("Cannot set the timer of the balloon's statistics: {error}");
-        }
-    }
-
-    /// What is left of the interval, if it has begun.
-    fn left(&self) -> Option<Duration> {
-        let left = timerfd_gettime(&self.timer).ok()?.it_value;
-        let left = Duration::try_from(left).ok()?;
-        (!left.is_zero()).then_some(left)
     }
 }
 
@@ -148,13 +124,13 @@ mod tests {
     #[test]
     fn timer_runs_from_the_answer_on_and_only_while_polling() {
         let polling = running(10_000);
-        assert_eq!(polling.left(), None);
+        assert_eq!(polling.timer.left(), None);
         polling.begin();
-        assert!(polling.left().unwrap() > Duration::from_secs(9_000));
+        assert!(polling.timer.left().unwrap() > Duration::from_secs(9_000));
         polling.set_interval(0);
-        assert_eq!(polling.left(), None);
+        assert_eq!(polling.timer.left(), None);
         polling.begin();
-        assert_eq!(polling.left(), None);
+        assert_eq!(polling.timer.left(), None);
     }
 
     #[test]
@@ -163,9 +139,9 @@ mod tests {
         polling.begin();
         polling.stop();
         polling.stop();
-        assert_eq!(polling.left(), None);
+        assert_eq!(polling.timer.left(), None);
         polling.resume();
-        assert!(polling.left().unwrap() > Duration::from_secs(9_000));
+        assert!(polling.timer.left().unwrap() > Duration::from_secs(9_000));
     }
 
     #[test]
@@ -189,17 +165,17 @@ mod tests {
         polling.set_interval(50);
         polling.begin();
         polling.resume();
-        assert!(polling.left().unwrap() <= Duration::from_secs(50));
+        assert!(polling.timer.left().unwrap() <= Duration::from_secs(50));
         polling.stop();
         polling.end();
         polling.resume();
-        assert_eq!(polling.left(), None);
+        assert_eq!(polling.timer.left(), None);
     }
 
     #[test]
     fn longest_interval_can_be_set() {
         let polling = running(u32::MAX);
         polling.begin();
-        assert!(polling.left().is_some());
+        assert!(polling.timer.left().is_some());
     }
 }
