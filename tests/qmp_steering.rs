@@ -1,5 +1,5 @@
 //! What a guest is asked for, where that is not simply what a client wants: limits, guests that
-//! are stuck, and guests that take memory back.
+//! are stuck, and guests that take memory back. And what becomes of what it tells by itself.
 
 mod common;
 
@@ -195,5 +195,46 @@ fn guest_after_a_reset_has_given_nothing_before_it_does() {
     assert_eq!(
         after,
         json!({"outcome": "reached", "target": without(COUNT), "actual": without(COUNT)})
+    );
+}
+
+#[test]
+fn reporting_is_switched_and_limited_at_run_time() {
+    let machine = start(Script::new(), "free-page-reporting=on");
+    let mut qmp = machine.qmp().expect("connect");
+    let path = "/machine/peripheral/balloon0";
+    let property = |name: &str| json!({"path": path, "property": name});
+    for (name, before, after) in [
+        ("x-free-page-reporting", json!(true), json!(false)),
+        ("x-free-page-reporting-max-rate", json!(0), json!(64 << 20)),
+    ] {
+        let read = qmp.execute_with("qom-get", &property(name)).expect("get");
+        assert_eq!(read, before);
+        let set = json!({"path": path, "property": name, "value": after});
+        qmp.execute_with("qom-set", &set).expect("set");
+        let read = qmp.execute_with("qom-get", &property(name)).expect("get");
+        assert_eq!(read, after);
+    }
+    let low = json!({"path": path, "property": "x-free-page-reporting-max-rate", "value": 1});
+    let refused = qmp.execute_with("qom-set", &low).expect_err("too low");
+    assert!(
+        refused
+            .to_string()
+            .contains("33554432 bytes a second or more"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn reporting_that_is_not_on_offer_cannot_be_switched() {
+    let machine = start(Script::new(), "free-page-reporting=off");
+    let mut qmp = machine.qmp().expect("connect");
+    let set = json!({
+        "path": "balloon0", "property": "x-free-page-reporting", "value": true
+    });
+    let refused = qmp.execute_with("qom-set", &set).expect_err("not on offer");
+    assert!(
+        refused.to_string().contains("free-page-reporting=on"),
+        "{refused}"
     );
 }

@@ -74,6 +74,21 @@ pub trait Backend {
     /// effect when there is no balloon.
     fn set_polling_interval(&mut self, seconds: u32);
 
+    /// Chooses whether memory that the guest reports as free is given back to the host.
+    ///
+    /// # Errors
+    ///
+    /// When the balloon does not let its guest report.
+    fn switch_reporting(&mut self, is_on: bool) -> Result<(), CommandError>;
+
+    /// Chooses how fast such memory is given back at most: bytes per second, 0 for as fast as it
+    /// comes.
+    ///
+    /// # Errors
+    ///
+    /// When the balloon does not let its guest report, or the rate is too low.
+    fn set_reporting_rate(&mut self, bytes_per_second: u64) -> Result<(), CommandError>;
+
     /// Asks the guest for its statistics now. Returns how many times it had answered before; the
     /// server is [woken](crate::EventSender::wake) when it does.
     ///
@@ -113,6 +128,12 @@ pub struct BalloonInfo {
     /// How much was given back to the host since the start. What the guest has taken again is not
     /// subtracted.
     pub released_bytes: u64,
+    /// How much of that the guest had reported as free.
+    pub reported_bytes: u64,
+    /// Whether what it reports is given back.
+    pub is_reporting: bool,
+    /// How fast at most, in bytes per second; 0 for as fast as it comes.
+    pub reporting_rate: u64,
     /// The features on offer, by the names of their properties.
     pub offered: Vec<&'static str>,
     /// The features that the guest's driver uses; `None` while there is no driver.

@@ -28,6 +28,8 @@ pub struct Machine {
     pub actual_bytes: u64,
     pub driver: Option<Driver>,
     pub polling_interval: u32,
+    /// Whether reporting is on, and its rate.
+    pub reporting: (bool, u64),
     /// What the guest said last; `None` without a driver.
     pub statistics: Option<GuestStatistics>,
     /// Whether the guest answers before anybody looks.
@@ -60,6 +62,7 @@ impl Default for Machine {
             actual_bytes: RAM_BYTES,
             driver: None,
             polling_interval: 0,
+            reporting: (true, 0),
             statistics: None,
             answers_at_once: false,
             quit: false,
@@ -136,12 +139,24 @@ impl Backend for Machine {
             id: "balloon0".to_owned(),
             offered: vec!["page-poison"],
             polling_interval: self.polling_interval,
+            is_reporting: self.reporting.0,
+            reporting_rate: self.reporting.1,
             ..BalloonInfo::default()
         })
     }
 
     fn set_polling_interval(&mut self, seconds: u32) {
         self.polling_interval = seconds;
+    }
+
+    fn switch_reporting(&mut self, is_on: bool) -> Result<(), CommandError> {
+        self.reporting.0 = is_on;
+        Ok(())
+    }
+
+    fn set_reporting_rate(&mut self, bytes_per_second: u64) -> Result<(), CommandError> {
+        self.reporting.1 = bytes_per_second;
+        Ok(())
     }
 
     fn ask_for_statistics(&mut self) -> Result<u64, CommandError> {

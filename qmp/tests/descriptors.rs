@@ -63,6 +63,14 @@ impl Backend for Machine {
 
     fn set_polling_interval(&mut self, _: u32) {}
 
+    fn switch_reporting(&mut self, _: bool) -> Result<(), CommandError> {
+        Err(CommandError::no_balloon())
+    }
+
+    fn set_reporting_rate(&mut self, _: u64) -> Result<(), CommandError> {
+        Err(CommandError::no_balloon())
+    }
+
     fn ask_for_statistics(&mut self) -> Result<u64, CommandError> {
         Err(CommandError::no_balloon())
     }

@@ -1,7 +1,10 @@
 //! What QMP's commands ask of the machine.
 
 use aerostat_devices::PAGE_SIZE;
-use aerostat_devices::balloon::{Balloon, F_DEFLATE_ON_OOM, F_STATS_VQ, Statistics, feature_names};
+use aerostat_devices::balloon::{
+    Balloon, F_DEFLATE_ON_OOM, F_REPORTING, F_STATS_VQ, MIN_REPORTING_RATE, Statistics,
+    feature_names,
+};
 use aerostat_qmp::{
     Backend, BalloonInfo, CommandError, CpuInfo, Driver, Event, GuestStatistics, KvmInfo,
     MachineInfo, RunState, ShutdownCause, View,
@@ -118,6 +121,9 @@ impl Backend for MachineHandle {
             id: life.description.balloon_id.clone(),
             asked_pages: balloon.target_pages(),
             released_bytes: balloon.released_pages().saturating_mul(PAGE_SIZE),
+            reported_bytes: balloon.reported_pages().saturating_mul(PAGE_SIZE),
+            is_reporting: balloon.is_reporting(),
+            reporting_rate: balloon.reporting_rate(),
             offered: feature_names(balloon.offered_features()),
             driver: balloon.negotiated_features().map(feature_names),
             polling_interval: balloon.polling_interval(),
@@ -142,10 +148,39 @@ impl Backend for MachineHandle {
         .ok()?
     }
 
+    fn switch_reporting(&mut self, is_on: bool) -> Result<(), CommandError> {
+        self.with_reporting(|balloon| balloon.switch_reporting(is_on))
+    }
+
+    fn set_reporting_rate(&mut self, bytes_per_second: u64) -> Result<(), CommandError> {
+        if (1..MIN_REPORTING_RATE).contains(&bytes_per_second) {
+            return Err(CommandError::Generic(format!(
+                "The rate is {MIN_REPORTING_RATE} bytes a second or more, or 0 for no limit"
+            )));
+        }
+        self.with_reporting(|balloon| balloon.set_reporting_rate(bytes_per_second))
+    }
+
     fn set_polling_interval(&mut self, seconds: u32) {
         if let Some(balloon) = self.0.borrow().machine.balloon() {
             balloon.set_polling_interval(seconds);
         }
+    }
+}
+
+impl MachineHandle {
+    /// Does something with a balloon that lets its guest report free memory.
+    fn with_reporting(&self, act: impl FnOnce(&Balloon)) -> Result<(), CommandError> {
+        self.with_balloon(|balloon, _| {
+            if balloon.offered_features() & F_REPORTING == 0 {
+                return Err(CommandError::generic(
+                    "This balloon does not let its guest report free memory: start the machine \
+                     with --balloon free-page-reporting=on",
+                ));
+            }
+            act(balloon);
+            Ok(())
+        })?
     }
 }
 

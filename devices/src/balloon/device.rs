@@ -16,6 +16,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 use super::config::{BalloonConfig, Change};
 use super::features::{BalloonOptions, Role, roles};
 use super::polling::Polling;
+use super::reporting::Reporting;
 use super::statistics::Statistics;
 use super::{DEVICE_ID, MAX_QUEUES, QUEUE_SIZE};
 use crate::GuestMemory;
@@ -56,6 +57,12 @@ struct Service {
     is_asked: bool,
 }
 
+impl Service {
+    fn index_of(&self, role: Role) -> Option<usize> {
+        self.queues.iter().position(|queue| queue.role == role)
+    }
+}
+
 /// The memory balloon of a machine.
 pub struct Balloon {
     options: BalloonOptions,
@@ -71,6 +78,9 @@ pub struct Balloon {
     /// Drivers that there have been.
     drivers: AtomicU64,
     released_pages: AtomicU64,
+    /// Those of them that the guest had reported as free.
+    reported_pages: AtomicU64,
+    reporting: Reporting,
     /// Somebody wants to know the statistics.
     ask: EventFd,
     polling: Polling,
@@ -114,6 +124,8 @@ impl Balloon {
             negotiated: AtomicU64::new(0),
             drivers: AtomicU64::new(0),
             released_pages: AtomicU64::new(0),
+            reported_pages: AtomicU64::new(0),
+            reporting: Reporting::new()?,
             ask: EventFd::new(EFD_NONBLOCK)?,
             polling: Polling::new()?,
             statistics: Mutex::default(),
@@ -155,10 +167,42 @@ impl Balloon {
     }
 
     /// Pages given back to the host since the start. A page counts each time that the guest puts
-    /// it into the balloon; one that it has touched again since is not subtracted.
+    /// it into the balloon, or reports it as free; one that it has touched again since is not
+    /// subtracted.
     #[must_use]
     pub fn released_pages(&self) -> u64 {
         self.released_pages.load(Ordering::Relaxed)
+    }
+
+    /// Those of the released pages that the guest had reported as free.
+    #[must_use]
+    pub fn reported_pages(&self) -> u64 {
+        self.reported_pages.load(Ordering::Relaxed)
+    }
+
+    /// Whether memory that the guest reports as free is given back to the host.
+    #[must_use]
+    pub fn is_reporting(&self) -> bool {
+        self.reporting.is_on()
+    }
+
+    /// Switches that on or off. What is reported while it is off keeps its memory until the guest
+    /// has used it and reports it again.
+    pub fn switch_reporting(&self, is_on: bool) {
+        self.reporting.switch(is_on);
+    }
+
+    /// How fast reported memory is given back, in bytes per second; 0 for as fast as it comes.
+    #[must_use]
+    pub fn reporting_rate(&self) -> u64 {
+        self.reporting.max_rate()
+    }
+
+    /// Chooses how fast reported memory is given back at most: bytes per second, no less than
+    /// [`MIN_REPORTING_RATE`](super::MIN_REPORTING_RATE), or 0 for as fast as it comes.
+    pub fn set_reporting_rate(&self, bytes_per_second: u64) {
+        self.reporting.set_max_rate(bytes_per_second);
+        self.kick_all();
     }
 
     /// The features on offer.
@@ -234,6 +278,10 @@ impl Balloon {
 
     pub(super) fn polling(&self) -> &Polling {
         &self.polling
+    }
+
+    pub(super) fn reporting(&self) -> &Reporting {
+        &self.reporting
     }
 
     fn lock_service(&self) -> MutexGuard<'_, Service> {

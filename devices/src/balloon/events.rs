@@ -9,7 +9,8 @@ use super::Balloon;
 
 /// What an event is about: a queue, by its index, or one of these.
 const ASK: u32 = u32::MAX;
-const TIMER: u32 = ASK - 1;
+const POLL: u32 = ASK - 1;
+const REPORT: u32 = ASK - 2;
 
 /// Serves the balloon's queues when the guest kicks them, and asks for its statistics.
 #[derive(Debug)]
@@ -31,9 +32,14 @@ impl MutEventSubscriber for BalloonEvents {
                 let _ = balloon.ask().read();
                 balloon.ask_guest();
             }
-            TIMER => {
+            POLL => {
                 if balloon.polling().has_called() {
                     balloon.ask_guest();
+                }
+            }
+            REPORT => {
+                if balloon.reporting().timer().has_called() {
+                    balloon.serve_reports();
                 }
             }
             queue => {
@@ -51,7 +57,8 @@ impl MutEventSubscriber for BalloonEvents {
         let kicks = kicks.map(|(queue, kick)| (queue, kick.as_raw_fd()));
         let others = [
             (ASK, self.0.ask().as_raw_fd()),
-            (TIMER, self.0.polling().as_raw_fd()),
+            (POLL, self.0.polling().as_raw_fd()),
+            (REPORT, self.0.reporting().timer().as_raw_fd()),
         ];
         for (data, fd) in kicks.chain(others) {
             let events = Events::with_data_raw(fd, data, EventSet::IN);

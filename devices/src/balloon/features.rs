@@ -7,7 +7,7 @@ pub const F_DEFLATE_ON_OOM: u64 = 1 << 2;
 /// VIRTIO_BALLOON_F_PAGE_POISON: the guest tells what it fills free pages with.
 pub(super) const F_PAGE_POISON: u64 = 1 << 4;
 /// VIRTIO_BALLOON_F_REPORTING: the guest tells which pages are free.
-pub(super) const F_REPORTING: u64 = 1 << 5;
+pub const F_REPORTING: u64 = 1 << 5;
 
 /// What a user can choose about the balloon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

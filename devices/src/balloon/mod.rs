@@ -2,7 +2,8 @@
 //!
 //! `features` is what is on offer, `config` what guest and host tell each other, `request` what
 //! the guest puts into the queues, `runs` how its pages are put together, `statistics` and
-//! `polling` what it says of its memory and when it is asked, `device` the device, `device::service`
+//! `polling` what it says of its memory and when it is asked, `reporting` what becomes of free memory that
+//! it tells of by itself, `device` the device, `device::service`
 //! what the device thread does with the queues, and `events` what its loop calls.
 
 mod config;
@@ -10,13 +11,15 @@ mod device;
 mod events;
 mod features;
 mod polling;
+mod reporting;
 mod request;
 mod runs;
 mod statistics;
 
 pub use device::{Balloon, BalloonNews, BalloonSink};
 pub use events::BalloonEvents;
-pub use features::{BalloonOptions, F_DEFLATE_ON_OOM, F_STATS_VQ, feature_names};
+pub use features::{BalloonOptions, F_DEFLATE_ON_OOM, F_REPORTING, F_STATS_VQ, feature_names};
+pub use reporting::MIN_REPORTING_RATE;
 pub use statistics::Statistics;
 
 /// The device type of the traditional balloon (§5.5.1).

@@ -47,6 +47,7 @@ pub(super) fn x_query_balloon(context: &mut Context<'_>, _: &Arguments) -> Retur
         ("max-rate", max_rate.map_or(0, NonZero::get).into()),
         ("asked-pages", balloon.asked_pages.into()),
         ("released", balloon.released_bytes.into()),
+        ("reported", balloon.reported_bytes.into()),
         ("state", resize.state().name().into()),
         ("since", timestamp(since)),
         ("rate", resize.rate(now).into()),

@@ -29,7 +29,7 @@ pub(super) fn qom_set(context: &mut Context<'_>, arguments: &Arguments) -> Retur
     let value = arguments.get("value").unwrap_or(&Value::Null);
     let change = tree.set(text(arguments, "path"), text(arguments, "property"), value)?;
     if let Some(change) = change {
-        change.apply(context.machine);
+        change.apply(context.machine)?;
     }
     Ok(nothing())
 }

@@ -324,6 +324,7 @@ const BALLOON: Type = Object(&[
     required("max-rate", Int),
     required("asked-pages", Int),
     required("released", Int),
+    required("reported", Int),
     required("state", Enum(BalloonState::NAMES)),
     required(
         "since",

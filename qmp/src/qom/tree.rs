@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::RAM_ID;
 use super::types::{
     self, Access, BALLOON_TYPE, BUS_TYPE, CONTAINER, CPU_TYPE, MACHINE_TYPE, Property, QomType,
-    RAM_TYPE, TRANSPORT_TYPE,
+    RAM_TYPE, REPORTING, REPORTING_RATE, TRANSPORT_TYPE,
 };
 use crate::backend::{Backend, BalloonInfo, CommandError, GuestStatistics};
 use crate::json::{object, object_of};
@@ -73,13 +73,26 @@ pub struct Tree(Vec<Object>);
 pub enum Change {
     /// How often the guest is asked for its statistics, in seconds.
     PollingInterval(u32),
+    /// Whether memory that the guest reports as free is given back.
+    Reporting(bool),
+    /// How fast at most, in bytes per second; 0 for as fast as it comes.
+    ReportingRate(u64),
 }
 
 impl Change {
     /// Makes the change.
-    pub fn apply(self, machine: &mut dyn Backend) {
+    ///
+    /// # Errors
+    ///
+    /// When the machine refuses it.
+    pub fn apply(self, machine: &mut dyn Backend) -> Result<(), CommandError> {
         match self {
-            Self::PollingInterval(seconds) => machine.set_polling_interval(seconds),
+            Self::PollingInterval(seconds) => {
+                machine.set_polling_interval(seconds);
+                Ok(())
+            }
+            Self::Reporting(is_on) => machine.switch_reporting(is_on),
+            Self::ReportingRate(rate) => machine.set_reporting_rate(rate),
         }
     }
 }
@@ -159,6 +172,8 @@ impl Tree {
                 "guest-stats",
                 Slot::Value(statistics_value(&info.statistics)),
             ),
+            (REPORTING, Slot::Value(info.is_reporting.into())),
+            (REPORTING_RATE, Slot::Value(info.reporting_rate.into())),
         ]);
     }
 
@@ -202,6 +217,7 @@ impl Tree {
         };
         let property = |name: &str, ty: &str| object([("name", name.into()), ("type", ty.into())]);
         let own = object_at.ty.all_properties().into_iter();
+        let own = own.filter(|own| own.is_listed);
         let own = own.map(|own| property(own.name, own.ty));
         let children = object_at.children.iter().map(|&id| &self.0[id]);
         let children =
@@ -274,6 +290,16 @@ impl Tree {
                 let seconds = value.as_i64();
                 let seconds = seconds.ok_or_else(|| wrong_type(property, "integer"))?;
                 polling_interval(seconds).map(|seconds| Some(Change::PollingInterval(seconds)))
+            }
+            Access::Reporting => {
+                let is_on = value.as_bool();
+                let is_on = is_on.ok_or_else(|| wrong_type(property, "boolean"))?;
+                Ok(Some(Change::Reporting(is_on)))
+            }
+            Access::ReportingRate => {
+                let rate = value.as_u64();
+                let rate = rate.ok_or_else(|| wrong_type(property, "uint64"))?;
+                Ok(Some(Change::ReportingRate(rate)))
             }
         }
     }

@@ -42,6 +42,10 @@ pub enum Access {
     Realized,
     /// How often the guest is asked for its statistics.
     PollingInterval,
+    /// Whether memory that the guest reports as free is given back.
+    Reporting,
+    /// How fast that is done.
+    ReportingRate,
 }
 
 /// A property.
@@ -55,6 +59,8 @@ pub struct Property {
     default: Option<bool>,
     /// Who may write it.
     pub access: Access,
+    /// Whether lists tell of it: they are QEMU's.
+    pub is_listed: bool,
 }
 
 impl Property {
@@ -65,6 +71,7 @@ impl Property {
             ty,
             default: None,
             access: Access::ReadOnly,
+            is_listed: true,
         }
     }
 
@@ -75,11 +82,20 @@ impl Property {
             ty: "bool",
             default: Some(default),
             access: Access::Frozen,
+            is_listed: true,
         }
     }
 
     const fn with(self, access: Access) -> Self {
         Self { access, ..self }
+    }
+
+    /// One that QEMU does not have, which only those find who know its name.
+    const fn extension(name: &'static str, ty: &'static str, access: Access) -> Self {
+        Self {
+            is_listed: false,
+            ..Self::fact(name, ty).with(access)
+        }
     }
 
     /// `ObjectPropertyInfo`, with all that is known of the class's property.
@@ -218,12 +234,19 @@ static TYPES: &[QomType] = &[
             Property::switch("free-page-reporting", false),
             Property::fact("guest-stats-polling-interval", "int").with(Access::PollingInterval),
             Property::fact("guest-stats", "guest statistics"),
+            Property::extension(REPORTING, "bool", Access::Reporting),
+            Property::extension(REPORTING_RATE, "int", Access::ReportingRate),
         ],
     ),
 ];
 
 /// A property that QEMU lists but does not let anybody read.
 pub(super) const LEGACY_IOTHREAD: &str = "legacy-iothread";
+
+/// Whether memory that the guest reports as free is given back.
+pub(super) const REPORTING: &str = "x-free-page-reporting";
+/// How fast at most, in bytes per second; 0 for as fast as it comes.
+pub(super) const REPORTING_RATE: &str = "x-free-page-reporting-max-rate";
 
 /// The type that all others descend from.
 pub(super) fn root() -> &'static QomType {
@@ -288,7 +311,8 @@ pub fn properties(name: &str) -> Result<Value, CommandError> {
     let ty = find(name)
         .ok_or_else(|| CommandError::DeviceNotFound(format!("Class '{name}' not found")))?;
     let properties = ty.all_properties();
-    Ok(properties.into_iter().map(Property::info).collect())
+    let listed = properties.into_iter().filter(|property| property.is_listed);
+    Ok(listed.map(Property::info).collect())
 }
 
 /// `device-list-properties`: those that a user of a device can choose or see.
@@ -304,7 +328,9 @@ pub fn device_properties(name: &str) -> Result<Value, CommandError> {
             "Parameter 'typename' expects a non-abstract device type",
         ));
     }
-    let hidden = |property: &Property| property.is_common() || property.name == LEGACY_IOTHREAD;
+    let hidden = |property: &Property| {
+        property.is_common() || property.name == LEGACY_IOTHREAD || !property.is_listed
+    };
     let properties = ty.all_properties().into_iter();
     let shown = properties.filter(|property| !hidden(property));
     Ok(shown.map(Property::info).collect())

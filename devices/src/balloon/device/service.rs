@@ -1,6 +1,7 @@
 //! What the device thread does with the queues.
 
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
 
@@ -11,7 +12,7 @@ use crate::balloon::runs::{PageRun, runs};
 use crate::balloon::statistics::Statistics;
 use crate::balloon::{MAX_BATCH_PAGES, MAX_BATCH_REPORTS, MAX_BATCHES, QUEUE_SIZE};
 use crate::memory::release_run;
-use crate::{PageRelease, Pfn};
+use crate::{PAGE_SIZE, PageRelease, Pfn};
 
 impl Balloon {
     /// Serves a queue until it is empty, or for so long that others must have their turn.
@@ -36,11 +37,10 @@ impl Balloon {
     /// Asks the guest for its statistics by giving its buffer back, if it has left one. If not,
     /// the buffer that comes next is the answer. Runs on the device thread.
     pub(in crate::balloon) fn ask_guest(&self) {
-        let is_for_statistics = |queue: &RoleQueue| queue.role == Role::Statistics;
         let index = {
             let mut service = self.lock_service();
             service.is_asked |= service.is_stopped;
-            service.queues.iter().position(is_for_statistics)
+            service.index_of(Role::Statistics)
         };
         if let Some(index) = index {
             self.with_queue(index, |queue| {
@@ -51,6 +51,14 @@ impl Balloon {
                 queue.queue.add_used(&self.memory, head, 0)?;
                 Ok(1)
             });
+        }
+    }
+
+    /// Serves the reports that had to wait. Runs on the device thread.
+    pub(in crate::balloon) fn serve_reports(&self) {
+        let index = self.lock_service().index_of(Role::Reporting);
+        if let Some(index) = index {
+            self.serve(index);
         }
     }
 
@@ -123,7 +131,7 @@ impl Balloon {
             }
         }
         // Pages that leave the balloon need nothing: the guest finds their memory by touching it.
-        if *role == Role::Inflate && !self.release(runs(pages)) {
+        if *role == Role::Inflate && self.release(runs(pages)).is_none() {
             queue.set_next_avail(first);
             return Ok(0);
         }
@@ -163,10 +171,17 @@ impl Balloon {
 
     /// Takes reports of free memory, and releases it unless the guest counts on its contents.
     fn take_reports(&self, queue: &mut Queue) -> Result<usize, virtio_queue::Error> {
+        if !self.reporting.may_take(Instant::now()) {
+            return Ok(0);
+        }
         let first = queue.next_avail();
         let mut heads = Vec::new();
         let mut runs: Vec<PageRun> = Vec::new();
-        for chain in queue.iter(&self.memory)?.take(QUEUE_SIZE.into()) {
+        let buffers = match self.reporting.max_rate() {
+            0 => QUEUE_SIZE,
+            _ => 1,
+        };
+        for chain in queue.iter(&self.memory)?.take(buffers.into()) {
             heads.push(chain.head_index());
             if let Err(fault) = read_free_memory(chain, &mut runs) {
                 self.faults.record(|| fault.to_string());
@@ -177,10 +192,15 @@ impl Balloon {
         }
         // §5.5.6.7: a page that comes back holds zeroes, which must be what the guest expects.
         let poisons = self.negotiated.load(Ordering::Acquire) & F_PAGE_POISON != 0;
-        let is_wanted = !poisons || self.config.poison() == 0;
-        if is_wanted && !self.release(runs.into_iter()) {
-            queue.set_next_avail(first);
-            return Ok(0);
+        let is_wanted = self.reporting.is_on() && (!poisons || self.config.poison() == 0);
+        if is_wanted {
+            let Some(pages) = self.release(runs.into_iter()) else {
+                queue.set_next_avail(first);
+                return Ok(0);
+            };
+            self.reported_pages.fetch_add(pages, Ordering::Relaxed);
+            let bytes = pages.saturating_mul(PAGE_SIZE);
+            self.reporting.gave(bytes, Instant::now());
         }
         self.return_all(queue, &heads)
     }
@@ -193,13 +213,13 @@ impl Balloon {
         Ok(heads.len())
     }
 
-    /// Releases the runs; false if that was given up, since somebody halts the device. The same
-    /// pages may be released again.
-    fn release(&self, runs: impl Iterator<Item = PageRun>) -> bool {
+    /// Releases the runs; how many pages that were. `None` if it was given up, since somebody halts
+    /// the device; the same pages may be released again.
+    fn release(&self, runs: impl Iterator<Item = PageRun>) -> Option<u64> {
         let mut total = PageRelease::default();
         for run in runs.flat_map(PageRun::pieces) {
             if self.is_halting() {
-                return false;
+                return None;
             }
             total.add(release_run(&self.memory, run.first, run.count));
         }
@@ -210,6 +230,6 @@ impl Balloon {
                 .record(|| format!("{} pages are not guest memory", total.outside_pages));
         }
         log::trace!("Balloon: {total:?}");
-        true
+        Some(total.released_pages)
     }
 }

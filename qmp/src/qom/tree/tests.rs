@@ -173,12 +173,33 @@ fn properties_are_refused_in_the_words_of_qemu() {
 }
 
 #[test]
-fn polling_interval_is_the_one_thing_that_can_be_changed() {
+fn interval_of_polling_and_what_becomes_of_reports_can_be_changed() {
     let tree = tree();
     let set = |value: u32| tree.set("balloon0", "guest-stats-polling-interval", &value.into());
     assert_eq!(set(0), Ok(Some(Change::PollingInterval(0))));
     assert_eq!(set(u32::MAX), Ok(Some(Change::PollingInterval(u32::MAX))));
     assert_eq!(tree.set("balloon0", "realized", &true.into()), Ok(None));
+    assert_eq!(
+        tree.set("balloon0", "x-free-page-reporting", &false.into()),
+        Ok(Some(Change::Reporting(false)))
+    );
+    let rate = |value: Value| tree.set("balloon0", "x-free-page-reporting-max-rate", &value);
+    assert_eq!(rate(7.into()), Ok(Some(Change::ReportingRate(7))));
+    assert!(rate((-1).into()).is_err());
+}
+
+#[test]
+fn properties_that_qemu_does_not_have_are_read_but_not_listed() {
+    let tree = tree();
+    let listed = tree.list(BALLOON).unwrap().to_string();
+    let listed_types = types::properties(BALLOON_TYPE).unwrap().to_string();
+    for (name, value) in [
+        ("x-free-page-reporting", Value::from(true)),
+        ("x-free-page-reporting-max-rate", 0.into()),
+    ] {
+        assert_eq!(tree.get(BALLOON, name), Ok(value));
+        assert!(!listed.contains(name) && !listed_types.contains(name));
+    }
 }
 
 #[test]

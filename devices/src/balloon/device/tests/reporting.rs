@@ -1,8 +1,10 @@
 //! Free page reporting, and the pattern of free pages.
 
+use rustix::event::{PollFd, PollFlags, poll};
+
 use super::*;
 use crate::PAGE_SIZE;
-use crate::balloon::BalloonOptions;
+use crate::balloon::{BalloonOptions, MIN_REPORTING_RATE};
 
 const PAGE_POISON: u32 = 1 << 4;
 const REPORTING: u32 = 1 << 5;
@@ -87,4 +89,56 @@ fn features_that_are_not_on_offer_cannot_be_negotiated() {
     let mut driver = TestDriver::new();
     driver.negotiate(REPORTING);
     assert_eq!(driver.read(STATUS), 3);
+}
+
+#[test]
+fn what_is_reported_while_it_is_switched_off_stays() {
+    let mut driver = running(0);
+    driver.balloon.switch_reporting(false);
+    report(&mut driver, page(100), 0x1000, WRITE);
+    assert!(driver.empty_pages().is_empty());
+    assert_eq!(driver.used_index(REPORTS), 1);
+    driver.balloon.switch_reporting(true);
+    report(&mut driver, page(101), 0x1000, WRITE);
+    assert_eq!(driver.empty_pages(), [101]);
+}
+
+#[test]
+fn reported_pages_are_counted_apart_from_inflated_ones() {
+    let mut driver = running(0);
+    driver.send(0, &[200, 201]);
+    report(&mut driver, page(100), 0x3000, WRITE);
+    let balloon = &driver.balloon;
+    assert_eq!((balloon.released_pages(), balloon.reported_pages()), (5, 3));
+}
+
+#[test]
+fn next_report_waits_in_its_queue_where_there_is_a_rate() {
+    let mut driver = running(0);
+    driver.balloon.set_reporting_rate(MIN_REPORTING_RATE);
+    let all = u32::try_from(page(MEMORY_PAGES - FREE_PAGE)).unwrap();
+    report(&mut driver, page(FREE_PAGE), all, WRITE);
+    report(&mut driver, page(100), 0x1000, WRITE);
+    assert_eq!(driver.used_index(REPORTS), 1);
+
+    let balloon = driver.balloon.clone();
+    let timer = balloon.reporting().timer();
+    poll(&mut [PollFd::new(timer, PollFlags::IN)], None).unwrap();
+    assert!(timer.has_called());
+    balloon.serve_reports();
+
+    assert_eq!(driver.used_index(REPORTS), 2);
+}
+
+#[test]
+fn report_that_waits_is_taken_when_the_rate_is_lifted() {
+    let mut driver = running(0);
+    driver.balloon.set_reporting_rate(MIN_REPORTING_RATE);
+    let all = u32::try_from(page(MEMORY_PAGES - FREE_PAGE)).unwrap();
+    report(&mut driver, page(FREE_PAGE), all, WRITE);
+    report(&mut driver, page(100), 0x1000, WRITE);
+    driver.balloon.set_reporting_rate(0);
+    // As its kick has the device thread do.
+    driver.balloon.serve(REPORTS);
+    assert_eq!(driver.used_index(REPORTS), 2);
 }
