@@ -117,9 +117,25 @@ fn polling_goes_on_and_stands_still_while_the_machine_does() {
     poll_every(&mut qmp, 0);
 }
 
+/// A guest that clears its pages when it frees them must say so before it may report them.
 #[test]
-fn guest_gives_back_what_it_has_freed_when_reporting_is_on() {
-    let (mut machine, _qmp) = boot("free-page-reporting=on");
+fn guest_that_clears_free_pages_gives_them_back_when_reporting_is_on() {
+    let mut machine = Setup::linux("512M")
+        .expect("guest files")
+        .argument("--balloon", "free-page-reporting=on")
+        .argument(
+            "--cmdline",
+            "console=ttyS0 panic=-1 page_poison=1 init_on_free=1",
+        )
+        .start()
+        .expect("start");
+    machine.wait_for_shell().expect("boot");
+    let mut qmp = machine.qmp().expect("QMP");
+    let state = qmp.execute("x-query-balloon").expect("x-query-balloon");
+    assert_eq!(
+        state["features"],
+        json!(["guest-stats", "page-poison", "free-page-reporting"])
+    );
     // Fills memory and frees it at once.
     let full_kib = machine.fill_guest_memory(FILL_MIB).expect("fill");
     let given = common::wait_until(REPORT, || {
@@ -127,5 +143,7 @@ fn guest_gives_back_what_it_has_freed_when_reporting_is_on() {
         full_kib.saturating_sub(now_kib) > BACK_KIB
     });
     let now_kib = machine.resident_kib().expect("RSS");
+    let reported = qmp.execute("x-query-balloon").expect("x-query-balloon")["reported"].clone();
+    assert!(reported.as_u64() > Some(BACK_KIB << 10), "{reported}");
     assert!(given, "of {full_kib} KiB {now_kib} are still there");
 }

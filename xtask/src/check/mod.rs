@@ -3,9 +3,10 @@
 //! Each stage runs even when one before it failed; a summary with times comes last.
 
 mod build;
+mod stages;
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::error::{Error, Result};
 use crate::harness::setup::{BINARY, CLIENTS_PYTHON, CTL_BINARY, LINUX_DIRECTORY};
@@ -16,6 +17,7 @@ use crate::kernel::Kernel;
 use crate::outer::{Console, Outer};
 use crate::workspace::Workspace;
 use crate::{chain, clients, inside, licenses, packages, process};
+use stages::Stages;
 
 /// Test targets that boot Linux.
 const LINUX_TESTS: &[&str] = &[
@@ -23,6 +25,7 @@ const LINUX_TESTS: &[&str] = &[
     "linux_balloon",
     "linux_ci",
     "linux_life",
+    "linux_pressure",
     "linux_statistics",
 ];
 /// The test target that runs clients which were written for QEMU.
@@ -324,39 +327,6 @@ fn run_nested(
     })
 }
 
-/// The stages that ran, with how they ended.
-#[derive(Debug, Default)]
-struct Stages(Vec<(&'static str, Duration, bool)>);
-
-impl Stages {
-    fn run(&mut self, name: &'static str, stage: impl FnOnce() -> Result<()>) {
-        println!("\n=== {name} ===");
-        let begun = Instant::now();
-        let outcome = stage();
-        if let Err(error) = &outcome {
-            println!("FAILED: {}", chain(error));
-        }
-        let time = begun.elapsed();
-        println!("=== {name}: {:.1} s ===", time.as_secs_f64());
-        self.0.push((name, time, outcome.is_ok()));
-    }
-
-    fn summarize(&self) -> Result<()> {
-        println!("\n=== Summary ===");
-        for (name, time, passed) in &self.0 {
-            let verdict = if *passed { "ok" } else { "FAILED" };
-            println!("  {verdict:7} {:7.1} s  {name}", time.as_secs_f64());
-        }
-        match self.0.iter().filter(|stage| !stage.2).count() {
-            0 => Ok(()),
-            failed => Err(Error::Check(format!(
-                "{failed} of {} stages failed",
-                self.0.len()
-            ))),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -390,18 +360,5 @@ mod tests {
         assert_eq!(chosen.len(), 1);
         assert_eq!(chosen[0].filters, names(&["one", "two"]));
         assert!(named(all(), &names(&["nothing"])).is_err());
-    }
-
-    #[test]
-    fn failed_stage_fails_the_run_after_the_others() {
-        let mut stages = Stages::default();
-        let mut reached = false;
-        stages.run("one", || Err(Error::Check("no".to_owned())));
-        stages.run("two", || {
-            reached = true;
-            Ok(())
-        });
-        assert!(reached);
-        assert!(stages.summarize().is_err());
     }
 }
