@@ -177,6 +177,12 @@ impl TestDriver {
             .unwrap();
     }
 
+    /// Sets the flags of the available ring.
+    pub fn set_available_flags(&self, queue: usize, flags: u16) {
+        let ring = Self::rings(queue) + 0x1000;
+        self.memory.write_obj(flags, GuestAddress(ring)).unwrap();
+    }
+
     /// Buffers that the device has returned.
     pub fn used_index(&self, queue: usize) -> u16 {
         self.memory

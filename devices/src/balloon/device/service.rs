@@ -1,9 +1,10 @@
 //! What the device thread does with the queues.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 use std::time::Instant;
 
 use virtio_queue::{Queue, QueueOwnedT, QueueT};
+use vm_memory::{Bytes, GuestAddress};
 
 use super::{Balloon, BalloonNews, RoleQueue};
 use crate::balloon::features::{F_PAGE_POISON, Role};
@@ -12,7 +13,20 @@ use crate::balloon::runs::{PageRun, runs};
 use crate::balloon::statistics::Statistics;
 use crate::balloon::{MAX_BATCH_PAGES, MAX_BATCH_REPORTS, MAX_BATCHES, QUEUE_SIZE};
 use crate::memory::release_run;
-use crate::{PAGE_SIZE, PageRelease, Pfn};
+use crate::{GuestMemory, PAGE_SIZE, PageRelease, Pfn};
+
+/// VIRTQ_AVAIL_F_NO_INTERRUPT (§2.7.7): the driver does not want to hear of used buffers.
+const NO_INTERRUPT: u16 = 1;
+
+/// Whether the driver is to be told of the buffers that have been returned (§2.7.7.2). It has not
+/// been offered VIRTIO_F_EVENT_IDX, so the flags of its ring say so.
+fn wants_interrupt(queue: &Queue, memory: &GuestMemory) -> bool {
+    // The buffers are returned before the flags are read: a driver that wants to hear of them again
+    // sets the flag, and then looks at the ring once more.
+    fence(Ordering::SeqCst);
+    let flags = memory.load::<u16>(GuestAddress(queue.avail_ring()), Ordering::Relaxed);
+    flags.map_or(true, |flags| u16::from_le(flags) & NO_INTERRUPT == 0)
+}
 
 impl Balloon {
     /// Serves a queue until it is empty, or for so long that others must have their turn.
@@ -82,9 +96,8 @@ impl Balloon {
         match act(queue) {
             Ok(0) => false,
             Ok(_) => {
-                match queue.queue.needs_notification(&self.memory) {
-                    Ok(false) => {}
-                    Ok(true) | Err(_) => self.interrupt.used_buffer(),
+                if wants_interrupt(&queue.queue, &self.memory) {
+                    self.interrupt.used_buffer();
                 }
                 true
             }

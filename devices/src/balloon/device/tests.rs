@@ -36,6 +36,18 @@ fn inflated_buffer_is_returned_with_an_interrupt() {
 }
 
 #[test]
+fn driver_that_does_not_want_interrupts_gets_none() {
+    let mut driver = TestDriver::running();
+    driver.set_available_flags(INFLATE, 1);
+    driver.send(INFLATE, &[100]);
+    assert_eq!(driver.used_index(INFLATE), 1);
+    assert_eq!(driver.read(0x60), 0);
+    driver.set_available_flags(INFLATE, 0);
+    driver.send(INFLATE, &[101]);
+    assert_eq!(driver.read(0x60), 1);
+}
+
+#[test]
 fn deflated_pages_keep_what_the_guest_wrote() {
     let mut driver = TestDriver::running();
     driver.touch_all();
