@@ -26,9 +26,10 @@ const FILL_MIB: u64 = 330;
 
 /// A booted guest with `MEM` and its QMP client.
 fn boot(balloon: &str) -> (Machine, Client) {
+    // What the guest would give by itself is not the balloon's doing.
     let setup = Setup::linux("512M")
         .expect("guest files")
-        .argument("--balloon", balloon);
+        .argument("--balloon", format!("{balloon},free-page-reporting=off"));
     let mut machine = setup.start().expect("start");
     machine.wait_for_shell().expect("boot");
     let qmp = machine.qmp().expect("QMP");

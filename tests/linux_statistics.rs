@@ -19,6 +19,8 @@ const FILL_MIB: u64 = 200;
 const BACK_KIB: u64 = 150 << 10;
 /// Time for Linux to report what it has freed: it waits two seconds before it does.
 const REPORT: Duration = Duration::from_secs(30);
+/// Time in which Linux would report something.
+const UNREPORTED: Duration = Duration::from_secs(6);
 /// Statistics of Linux 6.1, by name: tags 0 to 9.
 const SAID: [&str; 10] = [
     "stat-swap-in",
@@ -117,12 +119,19 @@ fn polling_goes_on_and_stands_still_while_the_machine_does() {
     poll_every(&mut qmp, 0);
 }
 
+/// Sets one of the properties that say what becomes of reports.
+fn set(qmp: &mut Client, property: &str, value: impl Into<Value>) {
+    let arguments = json!({
+        "path": "/machine/peripheral/balloon0", "property": property, "value": value.into()
+    });
+    qmp.execute_with("qom-set", &arguments).expect("qom-set");
+}
+
 /// A guest that clears its pages when it frees them must say so before it may report them.
 #[test]
-fn guest_that_clears_free_pages_gives_them_back_when_reporting_is_on() {
+fn guest_that_clears_free_pages_gives_them_back_while_reporting_is_on() {
     let mut machine = Setup::linux("512M")
         .expect("guest files")
-        .argument("--balloon", "free-page-reporting=on")
         .argument(
             "--cmdline",
             "console=ttyS0 panic=-1 page_poison=1 init_on_free=1",
@@ -131,19 +140,30 @@ fn guest_that_clears_free_pages_gives_them_back_when_reporting_is_on() {
         .expect("start");
     machine.wait_for_shell().expect("boot");
     let mut qmp = machine.qmp().expect("QMP");
-    let state = qmp.execute("x-query-balloon").expect("x-query-balloon");
-    assert_eq!(
-        state["features"],
-        json!(["guest-stats", "page-poison", "free-page-reporting"])
-    );
-    // Fills memory and frees it at once.
+    let state = |qmp: &mut Client| qmp.execute("x-query-balloon").expect("x-query-balloon");
+    let features = state(&mut qmp)["features"].clone();
+    set(&mut qmp, "x-free-page-reporting", false);
+    let before = state(&mut qmp)["reported"].clone();
+
+    // Each fills memory and frees it at once.
+    machine.fill_guest_memory(FILL_MIB).expect("fill");
+    std::thread::sleep(UNREPORTED);
+    let off = state(&mut qmp)["reported"].clone();
+    set(&mut qmp, "x-free-page-reporting-max-rate", 128 * MIB);
+    set(&mut qmp, "x-free-page-reporting", true);
     let full_kib = machine.fill_guest_memory(FILL_MIB).expect("fill");
     let given = common::wait_until(REPORT, || {
         let now_kib = machine.resident_kib().expect("RSS");
         full_kib.saturating_sub(now_kib) > BACK_KIB
     });
+
+    assert_eq!(
+        features,
+        json!(["guest-stats", "page-poison", "free-page-reporting"])
+    );
+    assert_eq!(before, off);
     let now_kib = machine.resident_kib().expect("RSS");
-    let reported = qmp.execute("x-query-balloon").expect("x-query-balloon")["reported"].clone();
-    assert!(reported.as_u64() > Some(BACK_KIB << 10), "{reported}");
     assert!(given, "of {full_kib} KiB {now_kib} are still there");
+    let reported = state(&mut qmp)["reported"].clone();
+    assert!(reported.as_u64() > Some(BACK_KIB << 10), "{reported}");
 }

@@ -200,7 +200,7 @@ fn guest_after_a_reset_has_given_nothing_before_it_does() {
 
 #[test]
 fn reporting_is_switched_and_limited_at_run_time() {
-    let machine = start(Script::new(), "free-page-reporting=on");
+    let machine = start(Script::new(), "on");
     let mut qmp = machine.qmp().expect("connect");
     let path = "/machine/peripheral/balloon0";
     let property = |name: &str| json!({"path": path, "property": name});

@@ -40,9 +40,12 @@ pub struct TestDriver {
 }
 
 impl TestDriver {
-    /// A device in reset.
+    /// A device in reset, without a queue for reports.
     pub fn new() -> Self {
-        Self::with(BalloonOptions::default())
+        Self::with(BalloonOptions {
+            free_page_reporting: false,
+            ..BalloonOptions::default()
+        })
     }
 
     /// A device in reset that offers what is chosen.

@@ -109,7 +109,7 @@ pub struct Arguments {
 
     /// Memory balloon: off, on, or options: deflate-on-oom=on|off lets a guest that is short of
     /// memory take pages back (default off); free-page-reporting=on|off lets it give back what it
-    /// does not use (off); page-poison=on|off lets it say what it fills free pages with (on);
+    /// does not use (on); page-poison=on|off lets it say what it fills free pages with (on);
     /// id=NAME names it to QMP (balloon0); min=SIZE is what the guest always keeps (0);
     /// max-rate=SIZE/s is how fast it is asked to give memory (as fast as it can);
     /// stall-after=TIME is how long it may make no progress before it counts as stalled (5s)

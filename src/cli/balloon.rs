@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn options_are_taken_and_the_last_of_a_name_counts() {
-        let text = "deflate-on-oom=on,free-page-reporting=on,page-poison=off,id=b-1,stall-after=2s,\
+        let text = "deflate-on-oom=on,free-page-reporting=off,page-poison=off,id=b-1,stall-after=2s,\
                     min=256M,max-rate=100M/s,deflate-on-oom=off";
         let expected = BalloonSettings {
             id: "b-1".to_owned(),
@@ -159,7 +159,7 @@ mod tests {
             },
             device: BalloonOptions {
                 deflate_on_oom: false,
-                free_page_reporting: true,
+                free_page_reporting: false,
                 page_poison: false,
             },
         };

@@ -114,8 +114,8 @@ fn options(vm: &Value, files: &TempDir) -> Result<Options, String> {
     let balloon = if vm["balloon"] == true {
         let id = vm["balloon_id"].as_str().unwrap_or("balloon0");
         let properties = vm["balloon_props"].as_str().unwrap_or_default();
-        // As in QEMU unless the case says otherwise.
-        format!("--balloon=id={id}{properties}")
+        // As in QEMU unless the case says otherwise; the last of a name counts.
+        format!("--balloon=id={id},free-page-reporting=off{properties}")
     } else {
         "--balloon=off".to_owned()
     };

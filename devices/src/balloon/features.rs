@@ -21,11 +21,11 @@ pub struct BalloonOptions {
 }
 
 impl Default for BalloonOptions {
-    /// As in QEMU.
+    /// As in QEMU, and reporting: memory comes back without anybody asking.
     fn default() -> Self {
         Self {
             deflate_on_oom: false,
-            free_page_reporting: false,
+            free_page_reporting: true,
             page_poison: true,
         }
     }
@@ -69,7 +69,8 @@ pub(super) enum Role {
 }
 
 /// The queues with these features, in their order: those of features that are not there do not
-/// exist, and later ones are numbered without a gap.
+/// exist, and later ones are numbered without a gap. The specification's table can be read as if each
+/// had a number of its own; Linux and QEMU count like this.
 pub(super) fn roles(features: u64) -> impl Iterator<Item = Role> {
     let all = [
         (u64::MAX, Role::Inflate),
@@ -110,7 +111,7 @@ mod tests {
     fn offer_is_what_was_chosen_and_statistics() {
         assert_eq!(
             feature_names(BalloonOptions::default().features()),
-            ["guest-stats", "page-poison"]
+            ["guest-stats", "page-poison", "free-page-reporting"]
         );
         let all = BalloonOptions {
             deflate_on_oom: true,

@@ -2,11 +2,15 @@
 //!
 //! It runs on the machine that has the usable `/dev/kvm`: this one, or the outer machine.
 
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::json;
 
 use crate::error::{Error, Result};
 use crate::harness::machine::Machine;
 use crate::harness::qmp::Client;
+use crate::harness::scaled;
 use crate::harness::setup::Setup;
 use crate::job::DemoFiles;
 use crate::report::Event;
@@ -20,6 +24,10 @@ const GUEST_RESERVE_MIB: u64 = 48;
 const RELEASED_PERCENT: u64 = 78;
 /// Time between two events of a balloon on its way; they come once a second.
 const EVENT_LIMIT: Duration = Duration::from_secs(15);
+/// Time for Linux to report what it has freed: it begins two seconds later.
+const REPORT_LIMIT: Duration = Duration::from_secs(30);
+/// More often would take the CPU from a slow guest.
+const REPORT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Runs the demo and tells `show` what happens.
 ///
@@ -42,6 +50,8 @@ struct Demo<'a> {
 impl Demo<'_> {
     fn run(&mut self, files: &DemoFiles) -> Result<()> {
         let (mut machine, mut qmp) = self.boot(files)?;
+        // At first the guest gives only what it is asked for.
+        report_free_pages(&mut qmp, false)?;
         let fill_mib = self
             .guest_free(&mut machine, "guest memory available")?
             .saturating_sub(GUEST_RESERVE_MIB);
@@ -60,7 +70,33 @@ impl Demo<'_> {
         )?;
         self.guest_free(&mut machine, "guest memory available, deflated")?;
         self.fill(&mut machine, fill_mib, "host memory, guest filled it again")?;
+
+        self.step("Letting the guest report what it does not use".to_owned());
+        report_free_pages(&mut qmp, true)?;
+        let full = machine.fill_guest_memory(fill_mib)? / KIB_PER_MIB;
+        self.figure("host memory, guest filled it once more", full);
+        self.await_reports(&machine, full, fill_mib)?;
         self.power_off(machine)
+    }
+
+    /// Waits until the guest has reported most of the `freed_mib` MiB that it has freed.
+    fn await_reports(&mut self, machine: &Machine, full_mib: u64, freed_mib: u64) -> Result<()> {
+        let resident = || Ok::<_, Error>(machine.resident_kib()? / KIB_PER_MIB);
+        let least = freed_mib * RELEASED_PERCENT / 100;
+        let deadline = Instant::now() + scaled(REPORT_LIMIT);
+        while full_mib.saturating_sub(resident()?) < least {
+            if Instant::now() >= deadline {
+                let left = resident()?;
+                return Err(Error::Check(format!(
+                    "The guest has freed {freed_mib} MiB and reported too few of them: of \
+                     {full_mib} MiB of host memory {left} MiB are left"
+                )));
+            }
+            thread::sleep(REPORT_PAUSE);
+        }
+        self.done("The guest gave back what it had freed, unasked".to_owned());
+        self.resident(machine, "host memory, free pages reported")?;
+        Ok(())
     }
 
     fn boot(&mut self, files: &DemoFiles) -> Result<(Machine, Client)> {
@@ -86,7 +122,7 @@ impl Demo<'_> {
         self.step(format!("The guest writes {mib} MiB"));
         machine.fill_guest_memory(mib)?;
         self.done(format!(
-            "The guest wrote {mib} MiB and freed them; the host cannot know"
+            "The guest wrote {mib} MiB and freed them; the host does not know"
         ));
         self.resident(machine, figure)
     }
@@ -164,4 +200,13 @@ impl Demo<'_> {
             value: format!("{mib} MiB"),
         });
     }
+}
+
+/// Chooses whether the guest's reports of free memory are acted on.
+fn report_free_pages(qmp: &mut Client, is_on: bool) -> Result<()> {
+    let arguments = json!({
+        "path": "/machine/peripheral/balloon0", "property": "x-free-page-reporting", "value": is_on
+    });
+    qmp.execute_with("qom-set", &arguments)?;
+    Ok(())
 }
