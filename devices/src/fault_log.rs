@@ -1,5 +1,5 @@
-//! Counts what a guest does wrong and logs it at a limited rate, so that a hostile guest can
-//! fill neither the log nor the disk under it.
+//! Counts what a guest does wrong, or the host on its behalf, and logs it at a limited rate, so that
+//! a hostile guest can fill neither the log nor the disk under it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,18 +8,20 @@ use std::time::{Duration, Instant};
 /// At most one line in this time.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// The faults of one guest driver at one device.
+/// The faults of one kind at one device.
 #[derive(Debug)]
 pub(crate) struct FaultLog {
     device: &'static str,
+    kind: &'static str,
     count: AtomicU64,
     last_line: Mutex<Option<Instant>>,
 }
 
 impl FaultLog {
-    pub(crate) const fn new(device: &'static str) -> Self {
+    pub(crate) const fn new(device: &'static str, kind: &'static str) -> Self {
         Self {
             device,
+            kind,
             count: AtomicU64::new(0),
             last_line: Mutex::new(None),
         }
@@ -29,7 +31,8 @@ impl FaultLog {
     pub(crate) fn record(&self, describe: impl FnOnce() -> String) {
         let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
         if self.line_is_due(Instant::now()) {
-            log::warn!("{}: {} (guest fault {count})", self.device, describe());
+            let Self { device, kind, .. } = self;
+            log::warn!("{device}: {} ({kind} {count})", describe());
         }
     }
 
@@ -52,7 +55,7 @@ mod tests {
 
     #[test]
     fn one_line_is_due_in_an_interval() {
-        let log = FaultLog::new("test");
+        let log = FaultLog::new("test", "fault");
         let start = Instant::now();
         let due = [0, 1, 4999, 5000, 5001, 9999, 10_000]
             .map(|ms| log.line_is_due(start + Duration::from_millis(ms)));

@@ -21,6 +21,7 @@ use super::statistics::Statistics;
 use super::{DEVICE_ID, MAX_QUEUES, QUEUE_SIZE};
 use crate::GuestMemory;
 use crate::fault_log::FaultLog;
+use crate::memory::Releaser;
 use crate::virtio::{MmioInterrupt, VirtioDevice};
 
 /// What the guest makes known of its balloon.
@@ -67,6 +68,7 @@ impl Service {
 pub struct Balloon {
     options: BalloonOptions,
     memory: GuestMemory,
+    releaser: Releaser,
     config: BalloonConfig,
     interrupt: Arc<MmioInterrupt>,
     kicks: Vec<EventFd>,
@@ -90,6 +92,8 @@ pub struct Balloon {
     /// Held while a write of the guest is taken and told.
     telling: Mutex<()>,
     faults: FaultLog,
+    /// What the host does wrong.
+    refusals: FaultLog,
 }
 
 impl fmt::Debug for Balloon {
@@ -115,6 +119,7 @@ impl Balloon {
         let kicks: io::Result<_> = queues.map(|_| EventFd::new(EFD_NONBLOCK)).collect();
         Ok(Self {
             options,
+            releaser: Releaser::new(memory.clone()),
             memory,
             config: BalloonConfig::new(options.page_poison),
             interrupt,
@@ -131,7 +136,8 @@ impl Balloon {
             statistics: Mutex::default(),
             sink,
             telling: Mutex::default(),
-            faults: FaultLog::new("balloon"),
+            faults: FaultLog::new("balloon", "guest fault"),
+            refusals: FaultLog::new("balloon", "host fault"),
         })
     }
 

@@ -10,8 +10,8 @@ use virtio_queue::DescriptorChain;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::QUEUE_SIZE;
-use super::runs::PageRun;
 use super::statistics::{ENTRY_BYTES, MAX_BYTES as MAX_STATISTICS_BYTES};
+use crate::memory::PageRun;
 use crate::{GuestMemory, PAGE_SIZE, Pfn};
 
 /// Bytes in a page number.

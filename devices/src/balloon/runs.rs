@@ -4,39 +4,7 @@
 //! neighbouring buffers, usually melt into few runs.
 
 use crate::Pfn;
-
-/// Neighbouring pages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PageRun {
-    pub(super) first: Pfn,
-    pub(super) count: u64,
-}
-
-/// The longest run that is released at once: 64 MiB, which takes the host some milliseconds.
-const MAX_PIECE_PAGES: u32 = 16 << 10;
-
-impl PageRun {
-    /// The run in pieces that the host releases in a short time. What is past the last page number
-    /// stays with the last piece.
-    pub(super) fn pieces(self) -> impl Iterator<Item = Self> {
-        let mut rest = Some(self);
-        std::iter::from_fn(move || {
-            let run = rest.take()?;
-            let next = run.first.0.checked_add(MAX_PIECE_PAGES);
-            match next.filter(|_| run.count > MAX_PIECE_PAGES.into()) {
-                None => Some(run),
-                Some(next) => {
-                    rest = Some(Self {
-                        first: Pfn(next),
-                        count: run.count - u64::from(MAX_PIECE_PAGES),
-                    });
-                    let count = MAX_PIECE_PAGES.into();
-                    Some(Self { count, ..run })
-                }
-            }
-        })
-    }
-}
+use crate::memory::PageRun;
 
 /// Sorts `pages`, drops repeated ones, and yields maximal runs in ascending order.
 pub(super) fn runs(pages: &mut Vec<Pfn>) -> impl Iterator<Item = PageRun> + '_ {
@@ -71,26 +39,6 @@ mod tests {
     #[test]
     fn scattered_pages_stay_apart() {
         assert_eq!(runs_of(&[10, 30, 20]), [(10, 1), (20, 1), (30, 1)]);
-    }
-
-    #[test]
-    fn long_runs_are_cut_in_pieces_and_lose_nothing() {
-        let piece = u64::from(MAX_PIECE_PAGES);
-        for (first, count) in [
-            (0, 1),
-            (7, piece),
-            (7, piece + 1),
-            (0, 3 * piece),
-            (u32::MAX, 1),
-            (u32::MAX - MAX_PIECE_PAGES, 1 << 40),
-        ] {
-            let run = PageRun {
-                first: Pfn(first),
-                count,
-            };
-            let pieces: Vec<_> = run.pieces().collect();
-            assert_eq!(pieces.iter().map(|piece| piece.count).sum::<u64>(), count);
-        }
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl MmioTransport {
             memory,
             interrupt,
             registers,
-            faults: FaultLog::new("virtio-mmio"),
+            faults: FaultLog::new("virtio-mmio", "guest fault"),
         }
     }
 

@@ -9,10 +9,10 @@ use vm_memory::{Bytes, GuestAddress};
 use super::{Balloon, BalloonNews, RoleQueue};
 use crate::balloon::features::{F_PAGE_POISON, Role};
 use crate::balloon::request::{read_free_memory, read_pages, read_statistics};
-use crate::balloon::runs::{PageRun, runs};
+use crate::balloon::runs::runs;
 use crate::balloon::statistics::Statistics;
 use crate::balloon::{MAX_BATCH_PAGES, MAX_BATCH_REPORTS, MAX_BATCHES, QUEUE_SIZE};
-use crate::memory::release_run;
+use crate::memory::PageRun;
 use crate::{GuestMemory, PAGE_SIZE, PageRelease, Pfn};
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (§2.7.7): the driver does not want to hear of used buffers.
@@ -229,20 +229,25 @@ impl Balloon {
     /// Releases the runs; how many pages that were. `None` if it was given up, since somebody halts
     /// the device; the same pages may be released again.
     fn release(&self, runs: impl Iterator<Item = PageRun>) -> Option<u64> {
-        let mut total = PageRelease::default();
-        for run in runs.flat_map(PageRun::pieces) {
-            if self.is_halting() {
-                return None;
-            }
-            total.add(release_run(&self.memory, run.first, run.count));
-        }
+        let release = self.releaser.release(runs, || self.is_halting())?;
+        let PageRelease {
+            released_pages,
+            outside_pages,
+            refused_pages,
+            refusal,
+            ..
+        } = release;
         self.released_pages
-            .fetch_add(total.released_pages, Ordering::Relaxed);
-        if total.outside_pages > 0 {
+            .fetch_add(released_pages, Ordering::Relaxed);
+        if outside_pages > 0 {
             self.faults
-                .record(|| format!("{} pages are not guest memory", total.outside_pages));
+                .record(|| format!("{outside_pages} pages are not guest memory"));
         }
-        log::trace!("Balloon: {total:?}");
-        Some(total.released_pages)
+        if let Some(error) = refusal {
+            self.refusals
+                .record(|| format!("the host does not take {refused_pages} pages: {error}"));
+        }
+        log::trace!("Balloon: {release:?}");
+        Some(released_pages)
     }
 }
