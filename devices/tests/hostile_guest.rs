@@ -36,6 +36,16 @@ fn corpus_of_the_queues_holds() {
     replay("queues", guest::queues_survive_any_driver);
 }
 
+#[test]
+fn corpus_of_the_registers_holds() {
+    replay("registers", guest::registers::transport_keeps_to_its_model);
+}
+
+#[test]
+fn corpus_of_the_pages_holds() {
+    replay("pages", guest::pages::device_releases_just_what_it_is_given);
+}
+
 proptest! {
     #[test]
     fn device_survives_any_guest(input in prop::collection::vec(any::<u8>(), 0..400)) {
@@ -45,5 +55,15 @@ proptest! {
     #[test]
     fn queues_survive_any_driver(input in prop::collection::vec(any::<u8>(), 0..400)) {
         guest::queues_survive_any_driver(&input);
+    }
+
+    #[test]
+    fn transport_keeps_to_its_model(input in prop::collection::vec(any::<u8>(), 0..400)) {
+        guest::registers::transport_keeps_to_its_model(&input);
+    }
+
+    #[test]
+    fn device_releases_just_what_it_is_given(input in prop::collection::vec(any::<u8>(), 0..400)) {
+        guest::pages::device_releases_just_what_it_is_given(&input);
     }
 }
