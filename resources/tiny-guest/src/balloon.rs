@@ -6,7 +6,7 @@
 use crate::Script;
 
 /// Offsets of virtio-mmio registers (virtio 1.2 §4.2.2).
-mod register {
+pub(crate) mod register {
     pub const DRIVER_FEATURES: u64 = 0x20;
     pub const DRIVER_FEATURES_SEL: u64 = 0x24;
     pub const QUEUE_SEL: u64 = 0x30;
@@ -17,11 +17,14 @@ mod register {
     pub const QUEUE_DESC_LOW: u64 = 0x80;
     pub const QUEUE_DRIVER_LOW: u64 = 0x90;
     pub const QUEUE_DEVICE_LOW: u64 = 0xa0;
+    pub const CONFIG_GENERATION: u64 = 0xfc;
     pub const CONFIG: u64 = 0x100;
 }
 
 /// Entries of each of the driver's queues.
-const QUEUE_SIZE: u32 = 16;
+pub(crate) const QUEUE_SIZE: u32 = 16;
+/// Queues for which there is room.
+pub(crate) const MAX_QUEUES: usize = 4;
 /// Guest memory per queue: a page each for descriptors, available and used ring.
 const QUEUE_STRIDE: u64 = 0x3000;
 
@@ -36,12 +39,14 @@ pub struct BalloonDriver {
     rings: u64,
     /// The device's own features that it uses: bits 0 to 31.
     features: u32,
+    /// Queues that it sets up.
+    queues: usize,
     /// Buffers put into each queue so far.
-    submitted: [u16; 2],
+    submitted: [u16; MAX_QUEUES],
 }
 
 impl BalloonDriver {
-    /// A driver for the device at `base` with its rings and page-number buffer in the 32 KiB
+    /// A driver for the device at `base` with its rings and page-number buffer in the 56 KiB
     /// from `rings`.
     #[must_use]
     pub fn new(base: u64, rings: u64) -> Self {
@@ -49,7 +54,8 @@ impl BalloonDriver {
             base,
             rings,
             features: 0,
-            submitted: [0; 2],
+            queues: 2,
+            submitted: [0; MAX_QUEUES],
         }
     }
 
@@ -57,6 +63,12 @@ impl BalloonDriver {
     #[must_use]
     pub fn with_features(self, features: u32) -> Self {
         Self { features, ..self }
+    }
+
+    /// The same with so many queues instead of two: 4 at most.
+    #[must_use]
+    pub fn with_queues(self, queues: usize) -> Self {
+        Self { queues, ..self }
     }
 
     /// The guest address of a device register.
@@ -80,7 +92,7 @@ impl BalloonDriver {
     /// Where the page numbers of a request stand (room for 2048).
     #[must_use]
     pub fn buffer(&self) -> u64 {
-        self.rings + 2 * QUEUE_STRIDE
+        self.descriptors(MAX_QUEUES)
     }
 
     /// The descriptor table of `queue`.
@@ -101,10 +113,19 @@ impl BalloonDriver {
         self.descriptors(queue) + 0x2000
     }
 
-    /// Brings the device from reset to DRIVER_OK with both queues.
+    /// Brings the device from reset to DRIVER_OK with its queues.
     #[must_use]
-    pub fn init(&mut self, mut script: Script) -> Script {
-        self.submitted = [0; 2];
+    pub fn init(&mut self, script: Script) -> Script {
+        let mut script = self.negotiate(script);
+        for queue in 0..self.queues {
+            script = self.init_queue(script, queue);
+        }
+        script.store32(self.register(register::STATUS), 15)
+    }
+
+    /// Brings the device from reset to FEATURES_OK.
+    pub(crate) fn negotiate(&mut self, mut script: Script) -> Script {
+        self.submitted = [0; MAX_QUEUES];
         for (offset, value) in [
             (register::STATUS, 0),
             (register::STATUS, 1),
@@ -117,10 +138,7 @@ impl BalloonDriver {
         ] {
             script = script.store32(self.register(offset), value);
         }
-        for queue in 0..2 {
-            script = self.init_queue(script, queue);
-        }
-        script.store32(self.register(register::STATUS), 15)
+        script
     }
 
     fn init_queue(&self, script: Script, queue: usize) -> Script {

@@ -8,7 +8,7 @@
 //   r12 = next operation   r13 = start of the script   rdi, rsi, rcx, r8 = a, b, c, d
 
     .section .rodata.tiny_guest, "a"
-    .balign 16
+    .balign 256
     .globl aerostat_tiny_guest_start
     .globl aerostat_tiny_guest_end
 aerostat_tiny_guest_start:
@@ -50,6 +50,12 @@ aerostat_tiny_guest_start:
     je 43f
     cmp eax, 14
     je 44f
+    cmp eax, 15
+    je 45f
+    cmp eax, 16
+    je 46f
+    cmp eax, 17
+    je 47f
 
 30: // 0 and unknown: halt for ever
     cli
@@ -144,7 +150,7 @@ aerostat_tiny_guest_start:
     jmp 5b
 
 38: // add16: to the 16-bit value at address a, b
-    add word ptr [rdi], si
+    lock add word ptr [rdi], si
     jmp 20b
 
 39: // jump: to operation a
@@ -183,5 +189,104 @@ aerostat_tiny_guest_start:
 
 44: // execute: go on at address a
     jmp rdi
+
+45: // load_each: from address a, b times, at each byte, c bytes
+    test rsi, rsi
+    jz 20b
+    cmp ecx, 4
+    je 3f
+    cmp ecx, 8
+    je 4f
+    cmp ecx, 2
+    je 2f
+    mov al, byte ptr [rdi]
+    jmp 5f
+2:  mov ax, word ptr [rdi]
+    jmp 5f
+3:  mov eax, dword ptr [rdi]
+    jmp 5f
+4:  mov rax, [rdi]
+5:  inc rdi
+    dec rsi
+    jmp 45b
+
+46: // store_each: from address a, b times, at each byte, the low c bytes of d
+    test rsi, rsi
+    jz 20b
+    cmp ecx, 4
+    je 3f
+    cmp ecx, 8
+    je 4f
+    cmp ecx, 2
+    je 2f
+    mov byte ptr [rdi], r8b
+    jmp 5f
+2:  mov word ptr [rdi], r8w
+    jmp 5f
+3:  mov dword ptr [rdi], r8d
+    jmp 5f
+4:  mov [rdi], r8
+5:  inc rdi
+    dec rsi
+    jmp 46b
+
+47: // others: what other CPUs start with goes to 0x4000, and they go on with operation a
+    imul rsi, rdi, 40
+    add rsi, r13
+    mov edi, 0x4000
+    lea rdx, [rip + 60f]
+    lea rcx, [rip + 61f]
+8:  mov al, byte ptr [rdx]
+    mov byte ptr [rdi], al
+    inc rdx
+    inc rdi
+    cmp rdx, rcx
+    jne 8b
+    mov edi, 0x4000
+    mov rax, cr3
+    mov [rdi + 0xc0], rax
+    mov [rdi + 0xc8], r13
+    mov [rdi + 0xd0], rsi
+    lea rax, [rip + 20b]
+    mov [rdi + 0xd8], rax
+    jmp 20b
+
+// From the start-up IPI, in real mode at 0x4000, to where this CPU's script begins. What the first
+// CPU left behind it: CR3 at 0x40c0, r13, r12, where the interpreter is.
+    .balign 256
+60: .code16
+    cli
+    lgdt [0x4040]
+    mov eax, 0x20                           // CR4: PAE
+    mov cr4, eax
+    mov eax, dword ptr [0x40c0]
+    mov cr3, eax
+    mov ecx, 0xc0000080                     // EFER: LME
+    rdmsr
+    or eax, 0x100
+    wrmsr
+    mov eax, 0x80000011                     // CR0: PG, ET, PE
+    mov cr0, eax
+    .byte 0x66, 0xea                        // far jump to the 64-bit code segment
+    .long 0x4080
+    .word 8
+    .balign 64
+    .word 23                                // at 0x4040: the table's length and address, and it
+    .long 0x4048
+    .word 0
+    .quad 0
+    .quad 0x00af9b000000ffff                // 64-bit code
+    .quad 0x00cf93000000ffff                // data
+    .balign 64
+    .code64                                 // at 0x4080
+    mov eax, 16
+    mov ds, eax
+    mov es, eax
+    mov ss, eax
+    mov edi, 0x4000
+    mov r13, [rdi + 0xc8]
+    mov r12, [rdi + 0xd0]
+    jmp qword ptr [rdi + 0xd8]
+61:
 aerostat_tiny_guest_end:
     .text

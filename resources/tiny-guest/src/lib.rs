@@ -9,9 +9,11 @@
 
 mod balloon;
 mod elf;
+mod hostile;
 mod script;
 
 pub use balloon::BalloonDriver;
+pub use hostile::{Attack, HostileGuest};
 pub use script::{OTHERS_COUNTER, Script};
 
 /// Where the guest is loaded and entered (guest-physical).

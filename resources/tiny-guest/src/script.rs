@@ -119,7 +119,8 @@ impl Script {
             .push([7, address, count, step, 0])
     }
 
-    /// Adds to the 16 bits at `address` (wrapping), as ring indices want it.
+    /// Adds to the 16 bits at `address` (wrapping), as ring indices want it, and at once for all
+    /// CPUs.
     #[must_use]
     pub fn add16(self, address: u64, value: u16) -> Self {
         self.push([8, address, value.into(), 0, 0])
@@ -149,6 +150,12 @@ impl Script {
         self.push([12, 0, 0, 0, 0])
     }
 
+    /// Halts this CPU for ever.
+    #[must_use]
+    pub fn halt(self) -> Self {
+        self.push([0; 5])
+    }
+
     /// Triple-faults.
     #[must_use]
     pub fn triple_fault(self) -> Self {
@@ -163,19 +170,42 @@ impl Script {
         self.store32(OTHERS_COUNTER, 0).start_others_with(code)
     }
 
+    /// Reads `width` bytes (1, 2, 4 or 8) at each of the `count` addresses from `address`.
+    #[must_use]
+    pub fn load_each(self, address: u64, count: u64, width: u8) -> Self {
+        self.push([15, address, count, width.into(), 0])
+    }
+
+    /// Writes the low `width` bytes (1, 2, 4 or 8) of `value` at each of the `count` addresses from
+    /// `address`.
+    #[must_use]
+    pub fn store_each(self, address: u64, count: u64, width: u8, value: u64) -> Self {
+        self.push([16, address, count, width.into(), value])
+    }
+
     /// Wakes all other CPUs, which run `code` in real mode.
-    ///
-    /// INIT, then start-up IPI, to all but oneself (Intel SDM volume 3A §10.6.1, §8.4.4.1), through
-    /// the local APIC at its usual address.
     #[must_use]
     pub fn start_others_with(self, code: [u8; 8]) -> Self {
+        self.store(OTHERS_CODE, u64::from_le_bytes(code), 8)
+            .wake_others()
+    }
+
+    /// Wakes all other CPUs, each of which goes on with the operation of this index. Nothing keeps
+    /// one CPU from what another works with.
+    #[must_use]
+    pub fn start_others_at(self, operation: u64) -> Self {
+        self.push([17, operation, 0, 0, 0]).wake_others()
+    }
+
+    /// INIT, then start-up IPI, to all but oneself (Intel SDM volume 3A §10.6.1, §8.4.4.1), through
+    /// the local APIC at its usual address.
+    fn wake_others(self) -> Self {
         const SPURIOUS_VECTOR: u64 = 0xfee0_00f0;
         const INTERRUPT_COMMAND: u64 = 0xfee0_0300;
         const ENABLE: u32 = 0x1ff;
         const INIT_OTHERS: u32 = 0x000c_4500;
         const START_OTHERS: u32 = 0x000c_4600;
-        self.store(OTHERS_CODE, u64::from_le_bytes(code), 8)
-            .store32(SPURIOUS_VECTOR, ENABLE)
+        self.store32(SPURIOUS_VECTOR, ENABLE)
             .store32(INTERRUPT_COMMAND, INIT_OTHERS)
             .store32(INTERRUPT_COMMAND, START_OTHERS | OTHERS_PAGE)
     }
