@@ -34,16 +34,11 @@ pub fn measure(vmms: &[&Vmm], kernel: &Path, directory: &Path) -> Result<Vec<Fig
         .iter()
         .map(|vmm| one(vmm, kernel, directory))
         .collect::<Result<Vec<[f64; NAMES.len()]>>>()?;
-    Ok(NAMES
-        .iter()
-        .enumerate()
-        .map(|(index, (name, unit))| Figure {
-            name: (*name).into(),
-            unit,
-            value: taken.first().map_or(0.0, |values| values[index]),
-            peer: taken.get(1).map(|values| values[index]),
-        })
-        .collect())
+    let figures = NAMES.iter().enumerate().map(|(index, (name, unit))| {
+        let ours = taken.first().map_or(0.0, |values| values[index]);
+        Figure::alone(*name, unit, ours).beside_qemu(taken.get(1).map(|values| values[index]))
+    });
+    Ok(figures.collect())
 }
 
 fn one(vmm: &Vmm, kernel: &Path, directory: &Path) -> Result<[f64; NAMES.len()]> {

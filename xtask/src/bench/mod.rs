@@ -7,6 +7,7 @@
 mod footprint;
 pub mod qmp;
 mod start;
+mod statistics;
 mod stop;
 mod table;
 mod vmm;
@@ -99,7 +100,7 @@ pub fn run(options: &Options) -> Result<()> {
     if options.json {
         println!("{}", table::json(&figures)?);
     } else {
-        print!("{}", table::text(&figures, peer.is_some(), options.rounds));
+        print!("{}", table::text(&figures, peer.is_some()));
     }
     Ok(())
 }

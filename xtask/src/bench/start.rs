@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 
+use super::statistics::median;
 use super::table::Figure;
 use super::vmm::Vmm;
 
@@ -45,11 +46,9 @@ pub fn measure(vmms: &[&Vmm], kernel: &Path, directory: &Path, rounds: u32) -> R
             .get(index)
             .map(|rounds| median(rounds.iter().map(time)).as_secs_f64() * 1e3)
     };
-    let figure = |name: &'static str, time| Figure {
-        name: name.into(),
-        unit: "ms",
-        value: median_ms(0, time).unwrap_or_default(),
-        peer: median_ms(1, time),
+    let figure = |name: &'static str, time| {
+        Figure::alone(name, "ms", median_ms(0, time).unwrap_or_default())
+            .beside_qemu(median_ms(1, time))
     };
     Ok(vec![
         figure("start.first_byte", |round| round.first_byte),
@@ -147,26 +146,4 @@ fn readable_within(child: &Child, limit: Duration) -> Result<bool> {
         }
     })?;
     Ok(ready > 0)
-}
-
-/// The middle one of `times`, or the lower of the middle two; zero of none.
-pub fn median(times: impl Iterator<Item = Duration>) -> Duration {
-    let mut times: Vec<Duration> = times.collect();
-    times.sort_unstable();
-    times
-        .get(times.len().saturating_sub(1) / 2)
-        .copied()
-        .unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn median_is_the_middle_of_the_sorted() {
-        let times = [9, 1, 5].map(Duration::from_millis);
-        assert_eq!(median(times.into_iter()), Duration::from_millis(5));
-        assert_eq!(median(std::iter::empty()), Duration::ZERO);
-    }
 }

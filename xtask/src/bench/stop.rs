@@ -10,7 +10,7 @@ use crate::error::{Error, FileContext, Result};
 use crate::harness::machine::Machine;
 use crate::harness::setup::Setup;
 
-use super::start::median;
+use super::statistics::median;
 use super::table::Figure;
 
 /// Time for the guest to say that it runs.
@@ -33,11 +33,8 @@ pub fn measure(binary: &Path, directory: &Path, rounds: u32) -> Result<Vec<Figur
     ] {
         let times = stops(binary, &kernel, cpus, rounds)
             .map_err(|error| Error::Check(format!("The machine cannot be stopped: {error:?}")))?;
-        let figure = |name: &'static str, time: Duration| Figure {
-            name: name.into(),
-            unit: "ms",
-            value: time.as_secs_f64() * 1e3,
-            peer: None,
+        let figure = |name: &'static str, time: Duration| {
+            Figure::alone(name, "ms", time.as_secs_f64() * 1e3)
         };
         figures.push(figure(typical, median(times.iter().copied())));
         figures.push(figure(longest, times.into_iter().max().unwrap_or_default()));

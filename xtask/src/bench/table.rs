@@ -2,14 +2,23 @@
 
 use std::borrow::Cow;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 
-/// What programs know the peer by.
-const PEER: &str = "qemu";
+/// The program that we compare with.
+const QEMU: &str = "qemu";
 
-/// One figure, ours and the peer's where there is one.
+/// What a figure is compared with, and what that reached.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Peer {
+    /// Its name: that of a program, or of a way to do the same.
+    pub name: &'static str,
+    /// Its figure.
+    pub value: f64,
+}
+
+/// One figure, ours and those of its peers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Figure {
     /// What it is, as `start.exit`.
@@ -18,72 +27,99 @@ pub struct Figure {
     pub unit: &'static str,
     /// Ours.
     pub value: f64,
-    /// The peer's.
-    pub peer: Option<f64>,
+    /// What it is compared with; nothing, one or several.
+    pub peers: Vec<Peer>,
 }
 
 impl Figure {
+    /// A figure without a peer.
+    pub fn alone(name: impl Into<Cow<'static, str>>, unit: &'static str, value: f64) -> Self {
+        Self {
+            name: name.into(),
+            unit,
+            value,
+            peers: Vec::new(),
+        }
+    }
+
+    /// The same beside QEMU's, if that was measured.
+    pub fn beside_qemu(self, value: Option<f64>) -> Self {
+        match value {
+            Some(value) => self.beside(QEMU, value),
+            None => self,
+        }
+    }
+
+    /// The same beside one more peer's.
+    pub fn beside(mut self, name: &'static str, value: f64) -> Self {
+        self.peers.push(Peer { name, value });
+        self
+    }
+
     /// Ours as a part of the peer's.
-    fn ratio(&self) -> Option<f64> {
-        self.peer
-            .filter(|peer| *peer > 0.0)
-            .map(|peer| self.value / peer)
+    fn ratio(&self, peer: &Peer) -> Option<f64> {
+        (peer.value > 0.0).then(|| self.value / peer.value)
+    }
+
+    /// An object for each peer, or one without.
+    fn objects(&self) -> Vec<Value> {
+        let object = |peer: Option<&Peer>| {
+            json!({
+                "name": self.name, "value": self.value, "unit": self.unit,
+                "peer": peer.map(|peer| peer.name),
+                "peer_value": peer.map(|peer| peer.value),
+                "ratio": peer.and_then(|peer| self.ratio(peer)),
+            })
+        };
+        if self.peers.is_empty() {
+            return vec![object(None)];
+        }
+        self.peers.iter().map(|peer| object(Some(peer))).collect()
     }
 }
 
 /// An array of objects: `peer` is the peer's name, `peer_value` its figure, and both are `null`
-/// where there is no peer.
+/// where there is no peer. A figure with several peers has an object for each.
 ///
 /// # Errors
 ///
 /// When a figure is no number.
 pub fn json(figures: &[Figure]) -> Result<String> {
-    let objects: Vec<_> = figures
-        .iter()
-        .map(|figure| {
-            json!({
-                "name": figure.name, "value": figure.value, "unit": figure.unit,
-                "peer": figure.peer.map(|_| PEER), "peer_value": figure.peer,
-                "ratio": figure.ratio(),
-            })
-        })
-        .collect();
+    let objects: Vec<_> = figures.iter().flat_map(Figure::objects).collect();
     serde_json::to_string_pretty(&objects).map_err(|source| Error::Json {
         what: "The table",
         source,
     })
 }
 
-/// A table with a line on what was compared.
-pub fn text(figures: &[Figure], has_peer: bool, rounds: u32) -> String {
+/// A table, with a line for each peer and one on what was compared.
+pub fn text(figures: &[Figure], has_qemu: bool) -> String {
     let mut text = format!(
-        "{:26} {:>12} {:>12} {:>8}\n",
-        "",
-        "aerostat",
-        if has_peer { "QEMU" } else { "(no QEMU)" },
-        "ratio"
+        "{:38} {:>12} {:>12} {:>8}\n",
+        "", "aerostat", "peer", "ratio"
     );
     for figure in figures {
-        let number = |value: Option<f64>, digits| {
-            value.map_or("-".to_owned(), |value| format!("{value:.digits$}"))
-        };
-        let digits = match figure.unit {
-            "ms" => 2,
-            "us" => 1,
-            _ => 0,
-        };
-        text.push_str(&format!(
-            "{:26} {:>12} {:>12} {:>8}\n",
-            format!("{} {}", figure.name, figure.unit),
-            number(Some(figure.value), digits),
-            number(figure.peer, digits),
-            number(figure.ratio(), 3),
-        ));
+        let mut label = format!("{} {}", figure.name, figure.unit);
+        let mut ours = number(figure.value);
+        if figure.peers.is_empty() {
+            text.push_str(&format!("{label:38} {ours:>12} {:>12} {:>8}\n", "-", "-"));
+        }
+        for peer in &figure.peers {
+            let ratio = figure.ratio(peer);
+            let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.3}"));
+            text.push_str(&format!(
+                "{:38} {:>12} {:>12} {ratio:>8}  {}\n",
+                std::mem::take(&mut label),
+                std::mem::take(&mut ours),
+                number(peer.value),
+                peer.name,
+            ));
+        }
     }
-    text.push_str(&format!(
-        "Times and rates are medians of {rounds} rounds taken in turn, unless the name says _p99 or _max.\n"
-    ));
-    if !has_peer {
+    text.push_str(
+        "Times and rates are medians of rounds taken in turn, unless the name says _p99 or _max.\n",
+    );
+    if !has_qemu {
         text.push_str(
             "There is no qemu-system-x86_64 on the search path to compare with: install \
              qemu-system-x86 or name one with --qemu.\n",
@@ -92,20 +128,32 @@ pub fn text(figures: &[Figure], has_peer: bool, rounds: u32) -> String {
     text
 }
 
+/// A number with some four digits that mean something.
+fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        size if size >= 1000.0 || value.fract() == 0.0 => 0,
+        size if size >= 100.0 => 1,
+        size if size >= 10.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.digits$}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const FIGURE: Figure = Figure {
-        name: Cow::Borrowed("start.exit"),
-        unit: "ms",
-        value: 2.0,
-        peer: Some(8.0),
-    };
+    fn figure() -> Figure {
+        Figure::alone("start.exit", "ms", 2.0).beside_qemu(Some(8.0))
+    }
+
+    fn parsed(figures: &[Figure]) -> Value {
+        serde_json::from_str(&json(figures).unwrap()).unwrap()
+    }
 
     #[test]
     fn json_has_the_ratio_to_the_peer() {
-        let value: serde_json::Value = serde_json::from_str(&json(&[FIGURE]).unwrap()).unwrap();
+        let value = parsed(&[figure()]);
         assert_eq!(value[0]["ratio"], 0.25);
         assert_eq!(
             (&value[0]["peer"], &value[0]["peer_value"]),
@@ -115,24 +163,49 @@ mod tests {
 
     #[test]
     fn json_without_peer_has_null() {
-        let figure = Figure {
-            peer: None,
-            ..FIGURE
-        };
-        let value: serde_json::Value = serde_json::from_str(&json(&[figure]).unwrap()).unwrap();
+        let value = parsed(&[Figure::alone("start.exit", "ms", 2.0).beside_qemu(None)]);
         assert!(value[0]["ratio"].is_null() && value[0]["peer"].is_null());
     }
 
     #[test]
-    fn missing_peer_is_said_in_the_table() {
-        let text = text(
-            &[Figure {
-                peer: None,
-                ..FIGURE
-            }],
-            false,
-            3,
+    fn json_has_an_object_for_each_of_several_peers() {
+        let value = parsed(&[figure().beside("limit", 1.0)]);
+        assert_eq!(
+            (&value[0]["name"], &value[1]["name"]),
+            (&"start.exit".into(), &"start.exit".into())
         );
+        assert_eq!(
+            (&value[1]["peer"], &value[1]["ratio"]),
+            (&"limit".into(), &2.0.into())
+        );
+        assert_eq!(value.as_array().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn table_has_a_line_for_each_peer() {
+        let text = text(&[figure().beside("limit", 1.0)], true);
+        let lines: Vec<_> = text
+            .lines()
+            .filter(|line| line.contains("qemu") || line.ends_with("limit"))
+            .collect();
+        assert_eq!(lines.len(), 2);
+        assert!(
+            lines[0].starts_with("start.exit ms ") && lines[1].starts_with("  "),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn missing_peer_is_said_in_the_table() {
+        let text = text(&[Figure::alone("start.exit", "ms", 2.0)], false);
         assert!(text.contains("no qemu-system-x86_64"), "{text}");
+    }
+
+    #[test]
+    fn numbers_have_four_digits_that_mean_something() {
+        assert_eq!(
+            [0.0424, 3.0, 12.345, 123.45, 4567.8].map(number),
+            ["0.042", "3", "12.35", "123.5", "4568"]
+        );
     }
 }

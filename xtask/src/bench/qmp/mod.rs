@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::process;
 
-use super::start::{await_greeting, median};
+use super::start::await_greeting;
+use super::statistics::{median, percentile};
 use super::table::Figure;
 use super::vmm::Vmm;
 use connection::Connection;
@@ -68,15 +69,7 @@ impl Latencies {
 
     /// The time in µs within which this part of the requests was answered.
     fn percentile_us(&self, part: f64) -> f64 {
-        let mut sorted = self.requests.clone();
-        sorted.sort_unstable();
-        let rank = (sorted.len() as f64 * part).ceil();
-        // A rank is far below 2^53 and never negative.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let index = (rank as usize).saturating_sub(1);
-        sorted
-            .get(index)
-            .map_or(0.0, |time| time.as_secs_f64() * 1e6)
+        percentile(self.requests.iter().copied(), part).as_secs_f64() * 1e6
     }
 }
 
@@ -198,11 +191,8 @@ fn figures(taken: &[Rounds], echo: &Rounds) -> Vec<Figure> {
     let one: Part = |rounds| &rounds.one;
     let clients: Part = |rounds| &rounds.clients;
     let pipelined: Part = |rounds| &rounds.pipelined;
-    let figure = |name: &'static str, unit, of: &dyn Fn(&Rounds) -> f64| Figure {
-        name: name.into(),
-        unit,
-        value: taken.first().map_or(0.0, of),
-        peer: taken.get(1).map(of),
+    let figure = |name: &'static str, unit, of: &dyn Fn(&Rounds) -> f64| {
+        Figure::alone(name, unit, taken.first().map_or(0.0, of)).beside_qemu(taken.get(1).map(of))
     };
     let rate = |name, part: Part| figure(name, "1/s", &|rounds| part(rounds).rate());
     let of_echo = |name, part: Part| {
@@ -229,17 +219,6 @@ fn figures(taken: &[Rounds], echo: &Rounds) -> Vec<Figure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn percentile_is_the_time_of_its_rank() {
-        let latencies = Latencies {
-            requests: (1..=200).rev().map(Duration::from_micros).collect(),
-            rounds: Vec::new(),
-        };
-        let times = [0.5, 0.99, 1.0].map(|part| latencies.percentile_us(part).round());
-        assert_eq!(times, [100.0, 198.0, 200.0]);
-        assert_eq!(Latencies::default().percentile_us(0.5), 0.0);
-    }
 
     #[test]
     fn echo_sends_back_to_each_of_its_clients() {

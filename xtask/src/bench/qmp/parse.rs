@@ -38,12 +38,8 @@ fn figure(line: &str) -> Result<Figure> {
         what: "The output of the parser's benchmark",
         source,
     })?;
-    Ok(Figure {
-        name: format!("qmp.parse_{}", line.name).into(),
-        unit: "MB/s",
-        value: line.mb_per_second,
-        peer: None,
-    })
+    let name = format!("qmp.parse_{}", line.name);
+    Ok(Figure::alone(name, "MB/s", line.mb_per_second))
 }
 
 #[cfg(test)]
