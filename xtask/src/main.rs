@@ -46,7 +46,7 @@ enum Command {
         /// Only these test programs, without the other checks: `boot`, or `boot::part_of_a_name`
         names: Vec<String>,
     },
-    /// Measure start-up, footprint and QMP beside QEMU
+    /// Measure start-up, footprint, QMP and the balloon beside QEMU
     Bench(bench::Options),
     /// Write the licences of the shipped binaries' dependencies to THIRD-PARTY.md
     Licenses,
@@ -59,6 +59,9 @@ enum Command {
         /// Where it listens
         socket: std::path::PathBuf,
     },
+    /// The process in which the benchmark of the balloon releases pages
+    #[command(hide = true)]
+    Release(bench::balloon::release::Task),
 }
 
 fn main() -> ExitCode {
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
         Command::Licenses => licenses::run(),
         Command::Inside => inside::run(),
         Command::Echo { socket } => bench::qmp::echo::serve(&socket),
+        Command::Release(task) => bench::balloon::release::run(&task),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -58,14 +58,18 @@ impl Workspace {
     ///
     /// When the build fails.
     pub fn build_release(&self) -> Result<PathBuf> {
-        process::run(self.cargo().args([
-            "build",
-            "--quiet",
-            "--release",
-            "--package",
-            "aerostat",
-        ]))?;
-        Ok(self.target.join("release/aerostat"))
+        self.build_release_of("aerostat")
+    }
+
+    /// Builds the program of this package in the same way.
+    ///
+    /// # Errors
+    ///
+    /// When the build fails.
+    pub fn build_release_of(&self, package: &str) -> Result<PathBuf> {
+        let arguments = ["build", "--quiet", "--release", "--package", package];
+        process::run(self.cargo().args(arguments))?;
+        Ok(self.target.join("release").join(package))
     }
 }
 

@@ -4,6 +4,7 @@
 //! Both run the same tiny guest with the same memory, a balloon and a QMP socket. Rounds are taken
 //! in turn, since this kind of figure drifts: compare within one run, and quote ratios.
 
+pub mod balloon;
 mod footprint;
 pub mod qmp;
 mod start;
@@ -22,6 +23,11 @@ use crate::workspace::Workspace;
 use table::Figure;
 use vmm::Vmm;
 
+/// Rounds of measurements that take milliseconds, and of the balloon's.
+const ROUNDS: u32 = 31;
+/// See [`ROUNDS`].
+const BALLOON_ROUNDS: u32 = 5;
+
 /// Options of the benchmark.
 #[derive(Debug, clap::Args)]
 pub struct Options {
@@ -33,9 +39,10 @@ pub struct Options {
     /// The QEMU to compare with, instead of the one on the search path
     #[arg(long, value_name = "PATH")]
     qemu: Option<PathBuf>,
-    /// Rounds of each measurement; the median counts
-    #[arg(long, value_name = "N", default_value_t = 31, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    rounds: u32,
+    /// Rounds of each measurement, of which the median counts; 31 if not given, and 5 of the
+    /// balloon's, which take longer
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    rounds: Option<u32>,
 }
 
 /// What is measured together.
@@ -49,6 +56,8 @@ enum Part {
     Stop,
     /// Requests a second and their latency; how fast large requests are parsed
     Qmp,
+    /// How fast memory comes back through the balloon, and what that costs
+    Balloon,
 }
 
 /// Measures and prints.
@@ -82,7 +91,8 @@ pub fn run(options: &Options) -> Result<()> {
     let mut vmms = vec![&ours];
     vmms.extend(&peer);
     let wants = |part| options.parts.is_empty() || options.parts.contains(&part);
-    let (directory, rounds) = (scratch.path(), options.rounds);
+    let directory = scratch.path();
+    let rounds = options.rounds.unwrap_or(ROUNDS);
     let mut figures: Vec<Figure> = Vec::new();
     if wants(Part::Start) {
         figures.extend(start::measure(&vmms, &hello, directory, rounds)?);
@@ -96,6 +106,10 @@ pub fn run(options: &Options) -> Result<()> {
     if wants(Part::Qmp) {
         figures.extend(qmp::measure(&vmms, &halt, directory, rounds)?);
         figures.extend(qmp::measure_parser(&workspace)?);
+    }
+    if wants(Part::Balloon) {
+        let rounds = options.rounds.unwrap_or(BALLOON_ROUNDS);
+        figures.extend(balloon::release::measure(&workspace, rounds)?);
     }
     if options.json {
         println!("{}", table::json(&figures)?);

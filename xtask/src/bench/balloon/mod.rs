@@ -1,0 +1,3 @@
+//! The balloon.
+
+pub mod release;

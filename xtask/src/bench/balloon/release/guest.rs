@@ -1,0 +1,303 @@
+//! The device with a guest in the same process: queues in guest memory, a driver on this thread,
+//! and the loop of the device thread on another.
+//!
+//! virtio 1.2 §2.7 (split queues), §4.2.2 (registers), §5.5 (balloon). As Linux's, the driver sleeps
+//! until the interrupt, and kicks when the device has not said that it need not (§2.7.10.1). What a
+//! real guest pays besides, its exits and its interrupt controller, is not in here.
+
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use aerostat_devices::balloon::{Balloon, BalloonEvents, BalloonOptions};
+use aerostat_devices::bus::BusDevice;
+use aerostat_devices::interrupt::InterruptLine;
+use aerostat_devices::virtio::MmioInterrupt;
+use aerostat_devices::virtio::mmio::MmioTransport;
+use aerostat_devices::{GuestMemory, PAGE_SIZE};
+use event_manager::{EventManager, SubscriberOps};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vm_memory::{Bytes, GuestAddress};
+
+use super::order::BUFFER_PAGES;
+use crate::error::{Error, Result};
+
+/// Descriptors in the queue, as Linux takes them from us and from QEMU.
+pub const QUEUE_SIZE: u16 = 128;
+/// Rings of the inflate queue, a page each, and the buffers behind them.
+const DESCRIPTORS: u64 = PAGE_SIZE;
+const AVAILABLE: u64 = 2 * PAGE_SIZE;
+const USED: u64 = 3 * PAGE_SIZE;
+const BUFFERS: u64 = 4 * PAGE_SIZE;
+/// Bytes of a buffer: page numbers of 32 bits.
+const BUFFER_BYTES: usize = BUFFER_PAGES * 4;
+/// The queue that pages are given through (§5.5.2).
+const INFLATE: u32 = 0;
+/// §2.7.8: the device needs no kick.
+const NO_NOTIFY: u16 = 1;
+
+/// InterruptACK (§4.2.2), and a used buffer in it.
+const INTERRUPT_ACK: u64 = 0x64;
+const USED_BUFFER: u32 = 1;
+
+/// After this the device is taken for hanging.
+const LIMIT: Timespec = Timespec {
+    tv_sec: 60,
+    tv_nsec: 0,
+};
+/// How often the device thread looks whether it shall end.
+const STOP_PAUSE_MS: i32 = 100;
+
+/// A balloon, its device thread, and a driver.
+pub struct Guest {
+    balloon: Arc<Balloon>,
+    transport: MmioTransport,
+    interrupt: Arc<MmioInterrupt>,
+    memory: GuestMemory,
+    /// Buffers put into the queue.
+    submitted: u16,
+    is_over: Arc<AtomicBool>,
+    device_thread: Option<JoinHandle<()>>,
+}
+
+impl Guest {
+    /// A driver that has set DRIVER_OK.
+    ///
+    /// # Errors
+    ///
+    /// When the process may have no further descriptor or thread.
+    pub fn new(memory: &GuestMemory) -> Result<Self> {
+        let interrupt = InterruptLine::new().map_err(refused)?;
+        let interrupt = Arc::new(MmioInterrupt::new(interrupt));
+        let options = BalloonOptions::default();
+        let balloon = Balloon::new(options, memory.clone(), interrupt.clone(), Box::new(drop));
+        let balloon = Arc::new(balloon.map_err(refused)?);
+        let transport = MmioTransport::new(balloon.clone(), memory.clone(), interrupt.clone());
+        start_driver(&transport);
+        let is_over = Arc::new(AtomicBool::new(false));
+        let device_thread = spawn_device_thread(balloon.clone(), is_over.clone())?;
+        Ok(Self {
+            balloon,
+            transport,
+            interrupt,
+            memory: memory.clone(),
+            submitted: 0,
+            is_over,
+            device_thread: Some(device_thread),
+        })
+    }
+
+    /// Gives pages by their numbers, with at most `in_flight` buffers that the device has not
+    /// returned yet, and waits for the last.
+    ///
+    /// # Errors
+    ///
+    /// When the device returns none for long.
+    pub fn give(&mut self, numbers: &[u8], in_flight: u16) -> Result<()> {
+        let mut used = self.submitted;
+        let mut buffers = numbers.chunks(BUFFER_BYTES).peekable();
+        loop {
+            let before = self.submitted;
+            while self.submitted.wrapping_sub(used) < in_flight.min(QUEUE_SIZE)
+                && let Some(buffer) = buffers.next()
+            {
+                self.submit(buffer)?;
+            }
+            if self.submitted != before {
+                self.kick()?;
+            }
+            if used == self.submitted {
+                return Ok(());
+            }
+            used = self.wait_for_more_than(used)?;
+        }
+    }
+
+    /// Puts a buffer into the queue without telling the device.
+    fn submit(&mut self, numbers: &[u8]) -> Result<()> {
+        let slot = self.submitted % QUEUE_SIZE;
+        let buffer = BUFFERS + u64::from(slot) * BUFFER_BYTES as u64;
+        let length = u32::try_from(numbers.len()).unwrap_or(0);
+        let descriptor = DESCRIPTORS + 16 * u64::from(slot);
+        self.submitted = self.submitted.wrapping_add(1);
+        let memory = &self.memory;
+        memory
+            .write_slice(numbers, GuestAddress(buffer))
+            .and_then(|()| memory.write_obj(buffer, GuestAddress(descriptor)))
+            .and_then(|()| memory.write_obj(length, GuestAddress(descriptor + 8)))
+            .and_then(|()| memory.write_obj(0u32, GuestAddress(descriptor + 12)))
+            .and_then(|()| {
+                memory.write_obj(slot, GuestAddress(AVAILABLE + 4 + 2 * u64::from(slot)))
+            })
+            .and_then(|()| {
+                let index = GuestAddress(AVAILABLE + 2);
+                memory.store(self.submitted, index, Ordering::Release)
+            })
+            .map_err(outside)
+    }
+
+    fn kick(&self) -> Result<()> {
+        // §2.7.13.4: the index must be there before the flag is looked at.
+        std::sync::atomic::fence(Ordering::SeqCst);
+        let flags: u16 = self
+            .memory
+            .load(GuestAddress(USED), Ordering::Acquire)
+            .map_err(outside)?;
+        if flags & NO_NOTIFY == 0
+            && let Some(kick) = self.balloon.kicks().first()
+        {
+            kick.write(1).map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// The used index as soon as it is another than `used`: at the interrupt, as Linux's driver.
+    fn wait_for_more_than(&self, used: u16) -> Result<u16> {
+        loop {
+            let index = GuestAddress(USED + 2);
+            let now: u16 = self
+                .memory
+                .load(index, Ordering::Acquire)
+                .map_err(outside)?;
+            if now != used {
+                return Ok(now);
+            }
+            self.await_interrupt()?;
+        }
+    }
+
+    fn await_interrupt(&self) -> Result<()> {
+        let line = self.interrupt.line().eventfd();
+        // SAFETY: it is open for as long as the interrupt is.
+        let fd = unsafe { BorrowedFd::borrow_raw(line.as_raw_fd()) };
+        let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&LIMIT))
+            .map_err(|error| refused(error.into()))?;
+        if ready == 0 {
+            return Err(Error::Check(format!(
+                "The balloon returned no buffer within {} s",
+                LIMIT.tv_sec
+            )));
+        }
+        line.read().map(drop).map_err(refused)?;
+        self.transport
+            .write(INTERRUPT_ACK, &USED_BUFFER.to_le_bytes());
+        Ok(())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Release);
+        if let Some(thread) = self.device_thread.take() {
+            // A thread that panicked has said so.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The driver's side of §3.1.1, without features of its own.
+fn start_driver(transport: &MmioTransport) {
+    let low = |address: u64| u32::try_from(address).unwrap_or(0);
+    for (register, value) in [
+        (0x70, 0),
+        (0x70, 1),
+        (0x70, 3),
+        (0x24, 1),
+        (0x20, 1), // VIRTIO_F_VERSION_1
+        (0x70, 11),
+        (0x30, INFLATE),
+        (0x38, QUEUE_SIZE.into()),
+        (0x80, low(DESCRIPTORS)),
+        (0x90, low(AVAILABLE)),
+        (0xa0, low(USED)),
+        (0x44, 1),
+        (0x70, 15),
+    ] {
+        transport.write(register, &value.to_le_bytes());
+    }
+}
+
+/// The loop that the machine's device thread runs, for one device.
+fn spawn_device_thread(balloon: Arc<Balloon>, is_over: Arc<AtomicBool>) -> Result<JoinHandle<()>> {
+    let mut manager = EventManager::<BalloonEvents>::new()
+        .map_err(|error| Error::Check(format!("There is no event loop: {error}")))?;
+    manager.add_subscriber(BalloonEvents::new(balloon));
+    let run = move || {
+        while !is_over.load(Ordering::Acquire) && manager.run_with_timeout(STOP_PAUSE_MS).is_ok() {}
+    };
+    let named = thread::Builder::new().name(super::DEVICE_THREAD.to_owned());
+    named.spawn(run).map_err(refused)
+}
+
+fn refused(source: std::io::Error) -> Error {
+    Error::System {
+        action: "set up a balloon",
+        source,
+    }
+}
+
+fn outside(source: vm_memory::GuestMemoryError) -> Error {
+    Error::System {
+        action: "reach the rings in guest memory",
+        source: std::io::Error::other(source),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Memory from which pages 64 to 4095 can be given, each written.
+    fn memory() -> GuestMemory {
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 16 << 20)]).unwrap();
+        for page in 64..4096 {
+            memory
+                .write_obj(1u64, GuestAddress(page * PAGE_SIZE))
+                .unwrap();
+        }
+        memory
+    }
+
+    fn given(in_flight: u16) -> Vec<u64> {
+        let memory = memory();
+        let numbers: Vec<u8> = (64..4096u32)
+            .rev()
+            .step_by(2)
+            .flat_map(u32::to_le_bytes)
+            .collect();
+        Guest::new(&memory)
+            .unwrap()
+            .give(&numbers, in_flight)
+            .unwrap();
+        let is_empty = |&page: &u64| {
+            memory
+                .read_obj::<u64>(GuestAddress(page * PAGE_SIZE))
+                .unwrap()
+                == 0
+        };
+        (64..4096).filter(is_empty).collect()
+    }
+
+    #[test]
+    fn pages_that_were_given_and_no_others_are_empty_when_the_last_buffer_is_back() {
+        let expected: Vec<u64> = (65..4096).step_by(2).collect();
+        assert_eq!(given(1), expected);
+        assert_eq!(given(QUEUE_SIZE), expected);
+    }
+
+    #[test]
+    fn driver_goes_on_where_it_was() {
+        let memory = memory();
+        let mut guest = Guest::new(&memory).unwrap();
+        for page in 64..(64 + 3 * u32::from(QUEUE_SIZE)) {
+            guest.give(&page.to_le_bytes(), 1).unwrap();
+        }
+        assert_eq!(
+            memory
+                .read_obj::<u64>(GuestAddress(300 * PAGE_SIZE))
+                .unwrap(),
+            0
+        );
+    }
+}
