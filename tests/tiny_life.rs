@@ -5,7 +5,7 @@ mod common;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use aerostat_tiny_guest::{Script, hello_elf};
+use aerostat_tiny_guest::{Script, hello_elf, script_pvh_elf};
 use common::machine::Machine;
 use common::setup::Setup;
 use rustix::process::Signal;
@@ -60,6 +60,16 @@ fn elf_with_pvh_entry_runs() {
     let mut machine = setup.flag("--no-reboot").start().expect("start");
     machine.wait_success().expect("status 0");
     assert_eq!(machine.console.log(), "!");
+}
+
+#[test]
+fn guest_with_a_pvh_entry_finds_its_initrd() {
+    let script = Script::new().puts("in long mode\n").power_off();
+    let setup = Setup::tiny_kernel(script_pvh_elf()).expect("guest");
+    let setup = setup.file("--initrd", "script", script.into_initrd());
+    let mut machine = setup.start().expect("start");
+    machine.wait_success().expect("exit");
+    assert!(machine.console.log().contains("in long mode"));
 }
 
 #[test]

@@ -20,22 +20,43 @@ pub use script::{OTHERS_COUNTER, Script};
 pub const LOAD_ADDRESS: u64 = 0x10_0000;
 
 std::arch::global_asm!(include_str!("guest.S"));
+std::arch::global_asm!(include_str!("pvh.S"));
 std::arch::global_asm!(include_str!("debug_exit.S"));
 
 /// The guest that runs a [`Script`]: an ELF kernel with a 64-bit entry and no PVH note.
 #[must_use]
 pub fn script_elf() -> Vec<u8> {
+    elf::kernel(interpreter(), None)
+}
+
+/// The same with a PVH entry alone, for machines that have no other for an ELF kernel, as QEMU's.
+/// It takes the 24 KiB from 0x110000 for page tables.
+#[must_use]
+pub fn script_pvh_elf() -> Vec<u8> {
+    unsafe extern "C" {
+        static aerostat_tiny_guest_pvh_start: u8;
+        static aerostat_tiny_guest_pvh_end: u8;
+    }
+    // SAFETY: both symbols delimit one object that `pvh.S` places in read-only data.
+    let entry = unsafe {
+        let start = &raw const aerostat_tiny_guest_pvh_start;
+        let end = &raw const aerostat_tiny_guest_pvh_end;
+        std::slice::from_raw_parts(start, end.offset_from_unsigned(start))
+    };
+    elf::kernel(&[entry, interpreter()].concat(), Some(LOAD_ADDRESS))
+}
+
+fn interpreter() -> &'static [u8] {
     unsafe extern "C" {
         static aerostat_tiny_guest_start: u8;
         static aerostat_tiny_guest_end: u8;
     }
     // SAFETY: both symbols delimit one object that `guest.S` places in read-only data.
-    let code = unsafe {
+    unsafe {
         let start = &raw const aerostat_tiny_guest_start;
         let end = &raw const aerostat_tiny_guest_end;
         std::slice::from_raw_parts(start, end.offset_from_unsigned(start))
-    };
-    elf::kernel(code, None)
+    }
 }
 
 /// A static Linux program, `debug-exit VALUE`, by which a test in a guest ends its machine through
