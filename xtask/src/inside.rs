@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::bench::balloon::linux;
 use crate::demo;
 use crate::error::{Error, FileContext, Result};
 use crate::job::{JOB_FILE, Job, MESSAGE_PORT, Message, TestProgram};
@@ -29,6 +30,9 @@ pub fn run() -> Result<()> {
     let outcome = match job {
         Job::Tests(programs) => run_tests(&programs, &mut line),
         Job::Demo(files) => demo::drive(&files, &mut |event| line.send(&Message::Demo(event))),
+        Job::Balloon(files) => linux::drive(&files, &mut |round| {
+            line.send(&Message::Resized(round));
+        }),
         Job::Shell { hint } => {
             println!("{hint}");
             process::run(Command::new("/bin/sh").env("HOME", "/root"))

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bench::balloon::linux;
 use crate::report::Event;
 
 /// Where the job lies in the outer machine.
@@ -18,6 +19,8 @@ pub enum Job {
     Tests(Vec<TestProgram>),
     /// Show the balloon at work.
     Demo(DemoFiles),
+    /// Measure the balloon with Linux guests.
+    Balloon(linux::Files),
     /// Leave the machine to its user.
     Shell {
         /// What the user is told first.
@@ -60,6 +63,8 @@ pub struct DemoFiles {
 pub enum Message {
     /// The demo got on.
     Demo(Event),
+    /// A round of the balloon's measurement is over.
+    Resized(linux::Round),
     /// A test program ended.
     Tested {
         /// The test target's name.

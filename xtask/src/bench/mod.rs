@@ -23,10 +23,12 @@ use crate::workspace::Workspace;
 use table::Figure;
 use vmm::Vmm;
 
-/// Rounds of measurements that take milliseconds, and of the balloon's.
+/// Rounds of measurements that take milliseconds, of the balloon's, and of those with Linux guests.
 const ROUNDS: u32 = 31;
 /// See [`ROUNDS`].
 const BALLOON_ROUNDS: u32 = 5;
+/// See [`ROUNDS`].
+const LINUX_ROUNDS: u32 = 3;
 
 /// Options of the benchmark.
 #[derive(Debug, clap::Args)]
@@ -39,8 +41,8 @@ pub struct Options {
     /// The QEMU to compare with, instead of the one on the search path
     #[arg(long, value_name = "PATH")]
     qemu: Option<PathBuf>,
-    /// Rounds of each measurement, of which the median counts; 31 if not given, and 5 of the
-    /// balloon's, which take longer
+    /// Rounds of each measurement, of which the median counts; 31 if not given, 5 of the
+    /// balloon's and 3 of those with Linux, which take longer
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
 }
@@ -56,8 +58,14 @@ enum Part {
     Stop,
     /// Requests a second and their latency; how fast large requests are parsed
     Qmp,
-    /// How fast memory comes back through the balloon, and what that costs
+    /// How fast memory comes back through the balloon, and what that costs: the three parts below
     Balloon,
+    /// Pages that the device gives back, beside the fewest calls and one a page
+    BalloonRelease,
+    /// From command to the guest's last word, with a guest of a few instructions
+    BalloonTiny,
+    /// The same with Linux, which takes minutes where it runs nested
+    BalloonLinux,
 }
 
 /// Measures and prints.
@@ -107,9 +115,22 @@ pub fn run(options: &Options) -> Result<()> {
         figures.extend(qmp::measure(&vmms, &halt, directory, rounds)?);
         figures.extend(qmp::measure_parser(&workspace)?);
     }
-    if wants(Part::Balloon) {
-        let rounds = options.rounds.unwrap_or(BALLOON_ROUNDS);
+    let rounds = options.rounds.unwrap_or(BALLOON_ROUNDS);
+    let wants_of_balloon = |part| wants(part) || options.parts.contains(&Part::Balloon);
+    if wants_of_balloon(Part::BalloonRelease) {
         figures.extend(balloon::release::measure(&workspace, rounds)?);
+    }
+    if wants_of_balloon(Part::BalloonTiny) {
+        figures.extend(balloon::tiny::measure(&vmms, directory, rounds)?);
+    }
+    if wants_of_balloon(Part::BalloonLinux) {
+        let say = |text: &str| match options.json {
+            // There the figures are alone.
+            true => eprintln!("{text}"),
+            false => println!("{text}"),
+        };
+        let rounds = options.rounds.unwrap_or(LINUX_ROUNDS);
+        figures.extend(balloon::measure_linux(&workspace, &vmms, rounds, &say)?);
     }
     if options.json {
         println!("{}", table::json(&figures)?);

@@ -93,13 +93,7 @@ impl Vmm {
         for socket in sockets {
             // A socket left by the round before would be in the way.
             let _ = std::fs::remove_file(socket);
-            match self {
-                Self::Aerostat(_) => command.arg("--qmp").arg(socket),
-                Self::Qemu(_) => command.args([
-                    "-qmp",
-                    &format!("unix:{},server=on,wait=off", socket.display()),
-                ]),
-            };
+            self.add_socket(&mut command, socket);
         }
         command
             .stdin(Stdio::null())
@@ -109,5 +103,26 @@ impl Vmm {
             command: process::describe(&command),
             source,
         })
+    }
+
+    /// Adds the option for QMP on `socket`.
+    pub fn add_socket(&self, command: &mut Command, socket: &Path) {
+        match self {
+            Self::Aerostat(_) => command.arg("--qmp").arg(socket),
+            Self::Qemu(_) => command.args([
+                "-qmp",
+                &format!("unix:{},server=on,wait=off", socket.display()),
+            ]),
+        };
+    }
+
+    /// Where the guest finds the registers of the balloon.
+    pub fn balloon_registers(&self) -> u64 {
+        match self {
+            // The DSDT announces it there.
+            Self::Aerostat(_) => 0xd000_0000,
+            // The machine type microvm has 512 bytes for each bus; it is on virtio-mmio-bus.1.
+            Self::Qemu(_) => 0xfeb0_0200,
+        }
     }
 }

@@ -5,7 +5,7 @@
 mod calls;
 mod guest;
 mod memory;
-mod order;
+pub mod order;
 mod rounds;
 
 use std::path::Path;
