@@ -1,11 +1,12 @@
-//! `cargo xtask bench`: start-up, footprint and QMP beside QEMU's microvm, and how soon a guest
-//! stands still, on this machine's KVM.
+//! `cargo xtask bench`: start-up, footprint and QMP beside QEMU's microvm, how soon a guest stands
+//! still, and what a hostile one costs, on this machine's KVM.
 //!
 //! Both run the same tiny guest with the same memory, a balloon and a QMP socket. Rounds are taken
 //! in turn, since this kind of figure drifts: compare within one run, and quote ratios.
 
 pub mod balloon;
 mod footprint;
+mod hostile;
 pub mod qmp;
 mod start;
 mod statistics;
@@ -66,6 +67,8 @@ enum Part {
     BalloonTiny,
     /// The same with Linux, which takes minutes where it runs nested
     BalloonLinux,
+    /// `query-balloon` and the cost to the host while a guest attacks its balloon
+    Hostile,
 }
 
 /// Measures and prints.
@@ -131,6 +134,9 @@ pub fn run(options: &Options) -> Result<()> {
         };
         let rounds = options.rounds.unwrap_or(LINUX_ROUNDS);
         figures.extend(balloon::measure_linux(&workspace, &vmms, rounds, &say)?);
+    }
+    if wants(Part::Hostile) {
+        figures.extend(hostile::measure(ours.binary(), directory)?);
     }
     if options.json {
         println!("{}", table::json(&figures)?);

@@ -67,10 +67,14 @@ impl Latencies {
         1.0 / median(self.rounds.iter().copied()).as_secs_f64().max(1e-9)
     }
 
-    /// The time in µs within which this part of the requests was answered.
     fn percentile_us(&self, part: f64) -> f64 {
-        percentile(self.requests.iter().copied(), part).as_secs_f64() * 1e6
+        percentile_us(&self.requests, part)
     }
+}
+
+/// The time in µs within which this part of the requests was answered.
+pub fn percentile_us(requests: &[Duration], part: f64) -> f64 {
+    percentile(requests.iter().copied(), part).as_secs_f64() * 1e6
 }
 
 impl Server {
