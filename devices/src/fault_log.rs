@@ -1,5 +1,6 @@
-//! Counts what a guest does wrong, or the host on its behalf, and logs it at a limited rate, so that
-//! a hostile guest can fill neither the log nor the disk under it.
+//! Counts what a guest does wrong, or the host on its behalf, and logs it at a limited rate, as
+//! anything else that a guest can do as often as it likes, so that a hostile one can fill neither the
+//! log nor the disk under it.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,35 +9,21 @@ use std::time::{Duration, Instant};
 /// At most one line in this time.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// The faults of one kind at one device.
+/// When a line of one kind may be logged.
 #[derive(Debug)]
-pub(crate) struct FaultLog {
-    device: &'static str,
-    kind: &'static str,
-    count: AtomicU64,
+pub(crate) struct LogLimit {
     last_line: Mutex<Option<Instant>>,
 }
 
-impl FaultLog {
-    pub(crate) const fn new(device: &'static str, kind: &'static str) -> Self {
+impl LogLimit {
+    pub(crate) const fn new() -> Self {
         Self {
-            device,
-            kind,
-            count: AtomicU64::new(0),
             last_line: Mutex::new(None),
         }
     }
 
-    /// Counts one fault; `describe` is only called when a line is due.
-    pub(crate) fn record(&self, describe: impl FnOnce() -> String) {
-        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
-        if self.line_is_due(Instant::now()) {
-            let Self { device, kind, .. } = self;
-            log::warn!("{device}: {} ({kind} {count})", describe());
-        }
-    }
-
-    fn line_is_due(&self, now: Instant) -> bool {
+    /// Whether a line is due; it then counts as logged.
+    pub(crate) fn line_is_due(&self, now: Instant) -> bool {
         // A thread that finds the lock taken leaves the line to the one that has it.
         let Ok(mut last_line) = self.last_line.try_lock() else {
             return false;
@@ -49,13 +36,42 @@ impl FaultLog {
     }
 }
 
+/// The faults of one kind at one device.
+#[derive(Debug)]
+pub(crate) struct FaultLog {
+    device: &'static str,
+    kind: &'static str,
+    count: AtomicU64,
+    limit: LogLimit,
+}
+
+impl FaultLog {
+    pub(crate) const fn new(device: &'static str, kind: &'static str) -> Self {
+        Self {
+            device,
+            kind,
+            count: AtomicU64::new(0),
+            limit: LogLimit::new(),
+        }
+    }
+
+    /// Counts one fault; `describe` is only called when a line is due.
+    pub(crate) fn record(&self, describe: impl FnOnce() -> String) {
+        let count = self.count.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.limit.line_is_due(Instant::now()) {
+            let Self { device, kind, .. } = self;
+            log::warn!("{device}: {} ({kind} {count})", describe());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn one_line_is_due_in_an_interval() {
-        let log = FaultLog::new("test", "fault");
+        let log = LogLimit::new();
         let start = Instant::now();
         let due = [0, 1, 4999, 5000, 5001, 9999, 10_000]
             .map(|ms| log.line_is_due(start + Duration::from_millis(ms)));

@@ -9,6 +9,7 @@ use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use virtio_queue::Queue;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
@@ -20,7 +21,7 @@ use super::reporting::Reporting;
 use super::statistics::Statistics;
 use super::{DEVICE_ID, MAX_QUEUES, QUEUE_SIZE};
 use crate::GuestMemory;
-use crate::fault_log::FaultLog;
+use crate::fault_log::{FaultLog, LogLimit};
 use crate::memory::Releaser;
 use crate::virtio::{MmioInterrupt, VirtioDevice};
 
@@ -94,6 +95,7 @@ pub struct Balloon {
     faults: FaultLog,
     /// What the host does wrong.
     refusals: FaultLog,
+    arrivals: LogLimit,
 }
 
 impl fmt::Debug for Balloon {
@@ -138,6 +140,7 @@ impl Balloon {
             telling: Mutex::default(),
             faults: FaultLog::new("balloon", "guest fault"),
             refusals: FaultLog::new("balloon", "host fault"),
+            arrivals: LogLimit::new(),
         })
     }
 
@@ -358,7 +361,10 @@ impl VirtioDevice for Balloon {
     }
 
     fn activate(&self, features: u64, queues: Vec<Queue>) {
-        log::info!("Balloon: a driver is ready, features {features:#x}");
+        // A guest may let drivers come and go as fast as it likes.
+        if self.arrivals.line_is_due(Instant::now()) {
+            log::info!("Balloon: a driver is ready, features {features:#x}");
+        }
         let queues = roles(features).zip(queues).map(|(role, queue)| RoleQueue {
             role,
             queue,
