@@ -206,7 +206,7 @@ fn reporting_is_switched_and_limited_at_run_time() {
     let property = |name: &str| json!({"path": path, "property": name});
     for (name, before, after) in [
         ("x-free-page-reporting", json!(true), json!(false)),
-        ("x-free-page-reporting-max-rate", json!(0), json!(64 << 20)),
+        ("x-free-page-reporting-max-rate", json!(0), json!(256 << 20)),
     ] {
         let read = qmp.execute_with("qom-get", &property(name)).expect("get");
         assert_eq!(read, before);
@@ -220,7 +220,7 @@ fn reporting_is_switched_and_limited_at_run_time() {
     assert!(
         refused
             .to_string()
-            .contains("33554432 bytes a second or more"),
+            .contains("134217728 bytes a second or more"),
         "{refused}"
     );
 }

@@ -32,8 +32,8 @@ impl Default for SteeringOptions {
 pub struct Steering {
     governor: Governor,
     resize: Resize,
-    /// The target from which the guest has gone away by itself, until that is told.
-    left: Option<u64>,
+    /// That the guest has taken memory back, until it is told.
+    deflated: Option<Event>,
     was_running: bool,
     deadline: Option<Instant>,
 }
@@ -44,7 +44,7 @@ impl Steering {
         Self {
             governor: Governor::new(options.limits),
             resize: Resize::new(options.stall_after, now),
-            left: None,
+            deflated: None,
             was_running: true,
             deadline: None,
         }
@@ -98,11 +98,7 @@ impl Steering {
         };
         self.look(&view, now);
         let sizes = self.sizes(&view);
-        let mut events = Vec::new();
-        if let Some(before) = self.left.take() {
-            self.resize.give_up();
-            events.push(Event::BalloonDeflated { before, sizes });
-        }
+        let mut events: Vec<_> = self.deflated.take().into_iter().collect();
         // What the machine or the limits make a guest wait for is not its fault.
         if !(view.is_running && self.was_running) || self.governor.holds_back(&view) {
             self.resize.excuse(now);
@@ -136,7 +132,9 @@ impl Steering {
             Noted::Nothing => {}
             Noted::OtherDriver => self.resize.start_anew(self.sizes(view), now),
             Noted::Deflated { before } => {
-                self.left.get_or_insert(before);
+                self.resize.give_up();
+                let sizes = self.sizes(view);
+                self.deflated = Some(Event::BalloonDeflated { before, sizes });
             }
         }
     }

@@ -266,6 +266,13 @@ impl<'a> Waiting<'a> {
         let value = reply.result?;
         watch.see(Instant::now(), value["actual"].as_u64());
         match value["outcome"].as_str() {
+            // A question without a size may have met another target than was set.
+            Some("reached") if self.is_replaced_by(value["target"].as_u64()) => {
+                Ok(Some(match self.has_deflated {
+                    true => End::Deflated,
+                    false => End::Replaced,
+                }))
+            }
             Some("reached") => Ok(Some(End::Reached)),
             Some("deflated") => Ok(Some(End::Deflated)),
             Some("stalled") if self.stall.is_none() => Ok(Some(End::Stalled)),

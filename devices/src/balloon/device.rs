@@ -199,6 +199,7 @@ impl Balloon {
     /// has used it and reports it again.
     pub fn switch_reporting(&self, is_on: bool) {
         self.reporting.switch(is_on);
+        self.kick_all();
     }
 
     /// How fast reported memory is given back, in bytes per second; 0 for as fast as it comes.

@@ -13,11 +13,11 @@ use std::time::{Duration, Instant};
 use crate::timer::Timer;
 
 /// The longest that a report waits for the one before it. A report of Linux is of 32 blocks of at
-/// most 4 MiB, which pass in this time at 32 MiB/s.
-const MAX_WAIT: Duration = Duration::from_secs(4);
+/// most 4 MiB, which pass in this time at 128 MiB/s.
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
 /// The slowest rate, in bytes per second.
-pub const MIN_REPORTING_RATE: u64 = 32 << 20;
+pub const MIN_REPORTING_RATE: u64 = 128 << 20;
 
 /// What is chosen, and when the next report is taken.
 #[derive(Debug)]
@@ -48,8 +48,10 @@ impl Reporting {
         self.is_on.load(Ordering::Acquire)
     }
 
+    /// Switches it; what waits need not wait any longer.
     pub(super) fn switch(&self, is_on: bool) {
         self.is_on.store(is_on, Ordering::Release);
+        self.forget();
     }
 
     /// The rate in bytes per second; 0 for none.
@@ -60,6 +62,10 @@ impl Reporting {
     /// Chooses the rate, 0 for none. What waits for the former one waits no longer than for this.
     pub(super) fn set_max_rate(&self, bytes_per_second: u64) {
         self.max_rate.store(bytes_per_second, Ordering::Release);
+        self.forget();
+    }
+
+    fn forget(&self) {
         *self.next.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -106,9 +112,9 @@ mod tests {
     #[test]
     fn report_waits_for_as_long_as_the_one_before_takes() {
         let reporting = Reporting::new().unwrap();
-        reporting.set_max_rate(64 << 20);
+        reporting.set_max_rate(256 << 20);
         let now = Instant::now();
-        reporting.gave(32 << 20, now);
+        reporting.gave(128 << 20, now);
         assert!(!reporting.may_take(now + Duration::from_millis(499)));
         assert!(reporting.timer.left().is_some());
         assert!(reporting.may_take(now + Duration::from_millis(500)));

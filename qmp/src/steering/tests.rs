@@ -197,12 +197,18 @@ fn what_a_guest_took_just_before_it_was_asked_is_told_too() {
     bench.guest_has(100);
     bench.machine.actual_bytes = 130 * MIB;
     bench.ask(90);
+    let wish = bench.steering.resize().wish(bench.now + STALL);
     let told = bench.follow();
-    assert!(matches!(
+    assert_eq!(
         told[0],
-        Event::BalloonDeflated { before, .. } if before == 100 * MIB
-    ));
+        Event::BalloonDeflated {
+            before: 100 * MIB,
+            sizes: sizes(130, 130),
+        }
+    );
     assert_eq!(bench.asked(), 90);
+    // Who waits for the new target is not told of the old one.
+    assert_eq!(wish.outcome(bench.steering.resize(), bench.now), None);
 }
 
 #[test]

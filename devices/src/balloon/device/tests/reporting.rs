@@ -1,5 +1,7 @@
 //! Free page reporting, and the pattern of free pages.
 
+use std::time::Instant;
+
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::*;
@@ -116,9 +118,11 @@ fn reported_pages_are_counted_apart_from_inflated_ones() {
 fn next_report_waits_in_its_queue_where_there_is_a_rate() {
     let mut driver = running(0);
     driver.balloon.set_reporting_rate(MIN_REPORTING_RATE);
-    let all = u32::try_from(page(MEMORY_PAGES - FREE_PAGE)).unwrap();
-    report(&mut driver, page(FREE_PAGE), all, WRITE);
     report(&mut driver, page(100), 0x1000, WRITE);
+    // As after a report that takes longer than any host needs for what follows.
+    let reporting = driver.balloon.reporting();
+    reporting.gave(u64::MAX, Instant::now());
+    report(&mut driver, page(101), 0x1000, WRITE);
     assert_eq!(driver.used_index(REPORTS), 1);
 
     let balloon = driver.balloon.clone();
@@ -134,11 +138,13 @@ fn next_report_waits_in_its_queue_where_there_is_a_rate() {
 fn report_that_waits_is_taken_when_the_rate_is_lifted() {
     let mut driver = running(0);
     driver.balloon.set_reporting_rate(MIN_REPORTING_RATE);
-    let all = u32::try_from(page(MEMORY_PAGES - FREE_PAGE)).unwrap();
-    report(&mut driver, page(FREE_PAGE), all, WRITE);
     report(&mut driver, page(100), 0x1000, WRITE);
+    // As after a report that takes longer than any host needs for what follows.
+    let reporting = driver.balloon.reporting();
+    reporting.gave(u64::MAX, Instant::now());
+    report(&mut driver, page(101), 0x1000, WRITE);
     driver.balloon.set_reporting_rate(0);
-    // As its kick has the device thread do.
+    driver.balloon.kicks()[REPORTS].read().unwrap();
     driver.balloon.serve(REPORTS);
     assert_eq!(driver.used_index(REPORTS), 2);
 }
