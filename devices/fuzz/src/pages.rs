@@ -225,6 +225,8 @@ fn step(driver: &mut Driver, choices: &mut Choices<'_>) {
         9 => {
             driver.is_reporting = choices.byte().is_multiple_of(2);
             driver.guest.balloon.switch_reporting(driver.is_reporting);
+            // What waited for a rate waits no longer: all queues are looked at.
+            driver.is_kicked = [true; QUEUES as usize];
         }
         10 => {
             driver.pattern = u32::from(choices.byte() % 2);
