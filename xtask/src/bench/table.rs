@@ -94,26 +94,29 @@ pub fn json(figures: &[Figure]) -> Result<String> {
 
 /// A table, with a line for each peer and one on what was compared.
 pub fn text(figures: &[Figure], has_qemu: bool) -> String {
-    let mut text = format!(
-        "{:38} {:>12} {:>12} {:>8}\n",
-        "", "aerostat", "peer", "ratio"
-    );
-    for figure in figures {
-        let mut label = format!("{} {}", figure.name, figure.unit);
-        let mut ours = number(figure.value);
+    let labels: Vec<String> = figures
+        .iter()
+        .map(|figure| format!("{} {}", figure.name, figure.unit))
+        .collect();
+    let width = labels.iter().map(String::len).max().unwrap_or(0);
+    let mut text = String::new();
+    let mut line = |label: &str, ours: &str, theirs: &str, ratio: &str, peer: &str| {
+        let line = format!("{label:width$} {ours:>12} {theirs:>12} {ratio:>10}  {peer}");
+        text.push_str(line.trim_end());
+        text.push('\n');
+    };
+    line("", "aerostat", "peer", "ratio", "");
+    for (figure, label) in figures.iter().zip(&labels) {
+        let ours = number(figure.value);
+        let (mut label, mut ours) = (label.as_str(), ours.as_str());
         if figure.peers.is_empty() {
-            text.push_str(&format!("{label:38} {ours:>12} {:>12} {:>8}\n", "-", "-"));
+            line(label, ours, "-", "-", "");
         }
         for peer in &figure.peers {
             let ratio = figure.ratio(peer);
             let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.3}"));
-            text.push_str(&format!(
-                "{:38} {:>12} {:>12} {ratio:>8}  {}\n",
-                std::mem::take(&mut label),
-                std::mem::take(&mut ours),
-                number(peer.value),
-                peer.name,
-            ));
+            line(label, ours, &number(peer.value), &ratio, peer.name);
+            (label, ours) = ("", "");
         }
     }
     text.push_str(

@@ -1,6 +1,7 @@
 //! A machine with a balloon, ours or QEMU's, with its console, its QMP socket and what the host
 //! knows of its threads.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -10,7 +11,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::bench::vmm::Vmm;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileContext, Result};
 use crate::harness::console::Console;
 use crate::harness::qmp::Client;
 use crate::process;
@@ -71,6 +72,7 @@ impl Machine {
         let socket = directory.path().join("qmp");
         // The second is for those that ask while the first waits: QEMU serves one client on each.
         let sockets = [socket.clone(), directory.path().join("qmp2")];
+        let errors = directory.path().join("stderr");
         let mut command = Command::new(vmm.binary());
         match vmm {
             Vmm::Aerostat(_) => arguments_of_ours(&mut command, guest),
@@ -82,7 +84,7 @@ impl Machine {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(File::create(&errors).file("create", &errors)?)
             .spawn()
             .map_err(|source| Error::Start {
                 command: process::describe(&command),
@@ -94,10 +96,13 @@ impl Machine {
             ));
         };
         let console = Console::new(input, output);
-        let client = Client::connect(&socket).inspect_err(|_| {
+        let client = Client::connect(&socket).map_err(|error| {
             // Errors mean that it has ended already.
             let _ = child.kill();
             let _ = child.wait();
+            let said = std::fs::read_to_string(&errors).unwrap_or_default();
+            let (name, cause) = (vmm.name(), crate::chain(&error));
+            Error::Check(format!("{name}: {cause}; it said: {}", said.trim()))
         })?;
         let mut machine = Self {
             console,

@@ -38,7 +38,7 @@ pub const HALTED: &str = "halted\n";
 pub fn script(device: u64) -> Script {
     let mut driver = BalloonDriver::new(device, RINGS);
     let script = driver.init(Script::new());
-    let script = write_all(numbers(script)).puts(FILLED);
+    let script = numbers(write_all(script)).puts(FILLED);
     let script = give(&mut driver, script).puts(INFLATED);
     let script = take(&mut driver, script).puts(DEFLATED);
     let script = write_all(script).puts(FILLED);

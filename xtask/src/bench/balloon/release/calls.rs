@@ -49,9 +49,11 @@ pub fn count(command: &mut Command) -> Result<Vec<Calls>> {
         source,
     })?;
     let counted = follow(&child);
-    // Traced processes end with their tracer's last word; an error means that it has ended.
-    let _ = child.kill();
-    let _ = child.wait();
+    if counted.is_err() {
+        // It is there still, unless it has ended in a way that was not followed.
+        let _ = child.kill();
+        let _ = child.wait();
+    }
     let counts = counted.map_err(|source| Error::System {
         action: "count system calls by ptrace",
         source,
@@ -160,11 +162,11 @@ fn request(request: libc::c_uint, thread: i32, data: libc::c_long) -> io::Result
     }
 }
 
-/// The next thread that stops or ends, and how.
+/// The next thread that stops or ends, and how; no process that another thread of ours has started.
 fn wait() -> io::Result<(i32, i32)> {
     let mut status = 0;
     // SAFETY: the kernel writes an integer.
-    match unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL) } {
+    match unsafe { libc::waitpid(-1, &raw mut status, libc::__WALL | libc::__WNOTHREAD) } {
         thread @ 1.. => Ok((thread, status)),
         _ => Err(io::Error::last_os_error()),
     }
