@@ -1,7 +1,7 @@
-//! `cargo xtask bench`: start-up, footprint and QMP beside QEMU's microvm, how soon a guest stands
-//! still, and what a hostile one costs, on this machine's KVM.
+//! `cargo xtask bench`: start-up, footprint, QMP and the balloon beside QEMU's microvm, how soon a
+//! guest stands still, and what a hostile one costs, on this machine's KVM.
 //!
-//! Both run the same tiny guest with the same memory, a balloon and a QMP socket. Rounds are taken
+//! Both run the same guest with the same memory, a balloon and a QMP socket. Rounds are taken
 //! in turn, since this kind of figure drifts: compare within one run, and quote ratios.
 
 pub mod balloon;
@@ -24,12 +24,10 @@ use crate::workspace::Workspace;
 use table::Figure;
 use vmm::Vmm;
 
-/// Rounds of measurements that take milliseconds, of the balloon's, and of those with Linux guests.
+/// Rounds of measurements that take milliseconds, and of the balloon's.
 const ROUNDS: u32 = 31;
 /// See [`ROUNDS`].
-const BALLOON_ROUNDS: u32 = 5;
-/// See [`ROUNDS`].
-const LINUX_ROUNDS: u32 = 3;
+const BALLOON_ROUNDS: u32 = 3;
 
 /// Options of the benchmark.
 #[derive(Debug, clap::Args)]
@@ -42,10 +40,13 @@ pub struct Options {
     /// The QEMU to compare with, instead of the one on the search path
     #[arg(long, value_name = "PATH")]
     qemu: Option<PathBuf>,
-    /// Rounds of each measurement, of which the median counts; 31 if not given, 5 of the
-    /// balloon's and 3 of those with Linux, which take longer
+    /// Rounds of each measurement, of which the median counts; 31 if not given, and 3 of the
+    /// balloon's, which take longer
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
+    /// Draw how the memory of a guest comes and goes, besides all else
+    #[arg(long, value_name = "FILE.svg")]
+    plot: Option<PathBuf>,
 }
 
 /// What is measured together.
@@ -77,7 +78,7 @@ enum Part {
 ///
 /// When `/dev/kvm` cannot be used, or a machine does not do what is measured.
 pub fn run(options: &Options) -> Result<()> {
-    if !Host::detect().kvm_usable {
+    if options.needs_kvm() && !Host::detect().kvm_usable {
         return Err(Error::Check(
             "The benchmark needs /dev/kvm, which is missing or closed to this user".to_owned(),
         ));
@@ -88,62 +89,114 @@ pub fn run(options: &Options) -> Result<()> {
         action: "create a temporary directory",
         source,
     })?;
-    let write = |name: &str, contents: Vec<u8>| {
-        let path = scratch.path().join(name);
-        std::fs::write(&path, contents)
-            .file("write", &path)
-            .map(|()| path)
-    };
-    let hello = write("hello", aerostat_tiny_guest::hello_elf())?;
-    let halt = write("halt", aerostat_tiny_guest::halt_elf())?;
-
     let ours = Vmm::Aerostat(workspace.build_release()?);
     let peer = peer.map(Vmm::Qemu);
     let mut vmms = vec![&ours];
     vmms.extend(&peer);
-    let wants = |part| options.parts.is_empty() || options.parts.contains(&part);
-    let directory = scratch.path();
-    let rounds = options.rounds.unwrap_or(ROUNDS);
+    let bench = Bench {
+        workspace,
+        vmms,
+        directory: scratch.path().to_owned(),
+    };
     let mut figures: Vec<Figure> = Vec::new();
-    if wants(Part::Start) {
-        figures.extend(start::measure(&vmms, &hello, directory, rounds)?);
-    }
-    if wants(Part::Footprint) {
-        figures.extend(footprint::measure(&vmms, &halt, directory)?);
-    }
-    if wants(Part::Stop) {
-        figures.extend(stop::measure(ours.binary(), directory, rounds)?);
-    }
-    if wants(Part::Qmp) {
-        figures.extend(qmp::measure(&vmms, &halt, directory, rounds)?);
-        figures.extend(qmp::measure_parser(&workspace)?);
-    }
-    let rounds = options.rounds.unwrap_or(BALLOON_ROUNDS);
-    let wants_of_balloon = |part| wants(part) || options.parts.contains(&Part::Balloon);
-    if wants_of_balloon(Part::BalloonRelease) {
-        figures.extend(balloon::release::measure(&workspace, rounds)?);
-    }
-    if wants_of_balloon(Part::BalloonTiny) {
-        figures.extend(balloon::tiny::measure(&vmms, directory, rounds)?);
-    }
-    if wants_of_balloon(Part::BalloonLinux) {
-        let say = |text: &str| match options.json {
-            // There the figures are alone.
-            true => eprintln!("{text}"),
-            false => println!("{text}"),
-        };
-        let rounds = options.rounds.unwrap_or(LINUX_ROUNDS);
-        figures.extend(balloon::measure_linux(&workspace, &vmms, rounds, &say)?);
-    }
-    if wants(Part::Hostile) {
-        figures.extend(hostile::measure(ours.binary(), directory)?);
-    }
+    let outcome = bench.measure(options, &mut figures);
+    // What was measured before something failed is worth showing too.
     if options.json {
         println!("{}", table::json(&figures)?);
     } else {
         print!("{}", table::text(&figures, peer.is_some()));
     }
-    Ok(())
+    outcome
+}
+
+impl Options {
+    fn wants(&self, part: Part) -> bool {
+        self.parts.is_empty() || self.parts.contains(&part)
+    }
+
+    fn wants_of_balloon(&self, part: Part) -> bool {
+        self.wants(part) || self.parts.contains(&Part::Balloon)
+    }
+
+    /// Linux guests alone can run nested.
+    fn needs_kvm(&self) -> bool {
+        let other = |part: &Part| *part != Part::BalloonLinux;
+        self.plot.is_some() || self.parts.is_empty() || self.parts.iter().any(other)
+    }
+}
+
+/// What all parts need.
+struct Bench<'a> {
+    workspace: Workspace,
+    /// Ours, then the peer.
+    vmms: Vec<&'a Vmm>,
+    /// For files that are gone afterwards.
+    directory: PathBuf,
+}
+
+impl Bench<'_> {
+    fn measure(&self, options: &Options, figures: &mut Vec<Figure>) -> Result<()> {
+        let rounds = |default| options.rounds.unwrap_or(default);
+        self.measure_machine(options, rounds(ROUNDS), figures)?;
+        if options.wants_of_balloon(Part::BalloonRelease) {
+            let rounds = rounds(BALLOON_ROUNDS);
+            figures.extend(balloon::release::measure(&self.workspace, rounds)?);
+        }
+        if options.wants_of_balloon(Part::BalloonTiny) {
+            let rounds = rounds(BALLOON_ROUNDS);
+            figures.extend(balloon::tiny::measure(&self.vmms, &self.directory, rounds)?);
+        }
+        if options.wants_of_balloon(Part::BalloonLinux) {
+            let say = |text: &str| match options.json {
+                // There the figures are alone.
+                true => eprintln!("{text}"),
+                false => println!("{text}"),
+            };
+            let rounds = rounds(BALLOON_ROUNDS);
+            let linux = balloon::measure_linux(&self.workspace, &self.vmms, rounds, &say);
+            figures.extend(linux?);
+        }
+        if let (true, Some(ours)) = (options.wants(Part::Hostile), self.vmms.first()) {
+            figures.extend(hostile::measure(ours.binary(), &self.directory)?);
+        }
+        if let (Some(path), Some(ours)) = (&options.plot, self.vmms.first()) {
+            let trace = balloon::trace::take(ours, &self.directory)?;
+            std::fs::write(path, balloon::plot::svg(&trace)?).file("write", path)?;
+        }
+        Ok(())
+    }
+
+    /// Neither the balloon nor attacks.
+    fn measure_machine(
+        &self,
+        options: &Options,
+        rounds: u32,
+        figures: &mut Vec<Figure>,
+    ) -> Result<()> {
+        let (vmms, directory) = (&self.vmms, self.directory.as_path());
+        let write = |name: &str, contents: Vec<u8>| {
+            let path = directory.join(name);
+            std::fs::write(&path, contents)
+                .file("write", &path)
+                .map(|()| path)
+        };
+        let hello = write("hello", aerostat_tiny_guest::hello_elf())?;
+        let halt = write("halt", aerostat_tiny_guest::halt_elf())?;
+        if options.wants(Part::Start) {
+            figures.extend(start::measure(vmms, &hello, directory, rounds)?);
+        }
+        if options.wants(Part::Footprint) {
+            figures.extend(footprint::measure(vmms, &halt, directory)?);
+        }
+        if let (true, Some(ours)) = (options.wants(Part::Stop), vmms.first()) {
+            figures.extend(stop::measure(ours.binary(), directory, rounds)?);
+        }
+        if options.wants(Part::Qmp) {
+            figures.extend(qmp::measure(vmms, &halt, directory, rounds)?);
+            figures.extend(qmp::measure_parser(&self.workspace)?);
+        }
+        Ok(())
+    }
 }
 
 /// The QEMU to compare with: the one asked for, which must be there, or the one found.
@@ -155,5 +208,42 @@ fn peer(options: &Options) -> Result<Option<PathBuf>> {
             path.display()
         ))),
         None => Ok(process::find_on_path("qemu-system-x86_64")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(parts: &[Part]) -> Options {
+        Options {
+            parts: parts.to_vec(),
+            json: false,
+            qemu: None,
+            rounds: None,
+            plot: None,
+        }
+    }
+
+    #[test]
+    fn balloon_stands_for_its_three_parts_and_nothing_for_all() {
+        let of_balloon = [Part::BalloonRelease, Part::BalloonTiny, Part::BalloonLinux];
+        for parts in [&[Part::Balloon][..], &[]] {
+            let options = options(parts);
+            assert!(
+                of_balloon
+                    .iter()
+                    .all(|part| options.wants_of_balloon(*part))
+            );
+        }
+        let one = options(&[Part::BalloonTiny]);
+        assert!(!one.wants_of_balloon(Part::BalloonLinux) && !one.wants(Part::Start));
+    }
+
+    #[test]
+    fn linux_alone_needs_no_kvm_here() {
+        assert!(!options(&[Part::BalloonLinux]).needs_kvm());
+        assert!(options(&[Part::BalloonLinux, Part::Start]).needs_kvm());
+        assert!(options(&[]).needs_kvm());
     }
 }

@@ -6,11 +6,13 @@
 pub mod linux;
 mod machine;
 mod nested;
+pub mod plot;
 mod query;
 pub mod release;
 mod script;
 mod threads;
 pub mod tiny;
+pub mod trace;
 
 use super::table::Figure;
 use super::vmm::Vmm;

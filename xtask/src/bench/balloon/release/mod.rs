@@ -28,7 +28,7 @@ const DEVICE_THREAD: &str = "device";
 #[derive(Debug, clap::Args)]
 pub struct Task {
     /// Rounds of each way
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 3)]
     rounds: u32,
     /// Give pages once, for one who counts system calls
     #[arg(long)]
