@@ -91,7 +91,7 @@ fn fetch(scratch: &Path) -> Result<()> {
         Ok(name) => name,
         Err(_) => packages::update_lists().and_then(|()| versioned_package())?,
     };
-    println!("Fetching {package} from the Debian archive");
+    eprintln!("Fetching {package} from the Debian archive");
     if download(&package, scratch).is_err() {
         // Old lists name a version that the archive no longer has.
         packages::update_lists()?;

@@ -72,7 +72,7 @@ pub fn ensure(packages: &[Package]) -> Result<()> {
 ///
 /// As [`ensure`].
 pub fn install_missing(names: &[&str]) -> Result<()> {
-    println!("Installing {}", names.join(", "));
+    eprintln!("Installing {}", names.join(", "));
     update_lists_if_missing(names)?;
     install(names)
 }
@@ -92,7 +92,7 @@ pub fn ensure_lists() -> Result<()> {
 ///
 /// When this user may not, or the archive cannot be reached.
 pub fn update_lists() -> Result<()> {
-    println!("Fetching the package lists (apt-get update)");
+    eprintln!("Fetching the package lists (apt-get update)");
     match as_root("apt-get") {
         // A broken third-party source makes apt-get fail although Debian's own lists arrived:
         // what matters is whether the package is found afterwards.

@@ -35,10 +35,6 @@ pub struct Slot {
     _vm: VmFd,
 }
 
-// SAFETY: the pointer is to a mapping that is never removed, and is used for accesses that do not
-// mind others: volatile writes, and calls that drop pages.
-unsafe impl Sync for Slot {}
-
 impl Slot {
     /// Maps it; with huge pages behind it, or without any.
     ///
