@@ -3,6 +3,7 @@
 //!
 //! It runs on the machine that has the usable `/dev/kvm`: this one, or the outer machine.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -56,6 +57,18 @@ pub struct Round {
     pub inflate: Resize,
     /// The guest takes back.
     pub deflate: Resize,
+}
+
+/// For people, who wait for minutes where it runs nested.
+impl fmt::Display for Round {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whose = if self.is_peer { "QEMU" } else { "aerostat" };
+        let [inflate, deflate] = [self.inflate, self.deflate].map(|part| part.took.as_secs_f64());
+        write!(
+            formatter,
+            "Linux on {whose}: gave in {inflate:.2} s, took back in {deflate:.2} s"
+        )
+    }
 }
 
 /// Boots both machines and hands each round on.

@@ -66,9 +66,13 @@ pub fn measure_linux(
         rounds,
     };
     let mut taken = Vec::new();
+    let mut on_round = |round: linux::Round| {
+        eprintln!("{round}");
+        taken.push(round);
+    };
     match way {
-        Way::Direct => linux::drive(&files, &mut |round| taken.push(round))?,
-        Way::Nested => nested::drive(workspace, &kernel, &files, &mut |round| taken.push(round))?,
+        Way::Direct => linux::drive(&files, &mut on_round)?,
+        Way::Nested => nested::drive(workspace, &kernel, &files, &mut on_round)?,
     }
     Ok(linux::figures(&taken, given_mib))
 }
