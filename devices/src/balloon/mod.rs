@@ -2,7 +2,7 @@
 //!
 //! `features` is what is on offer, `config` what guest and host tell each other, `request` what
 //! the guest puts into the queues, `runs` how its pages are put together, `statistics` and
-//! `polling` what it says of its memory and when it is asked, `reporting` what becomes of free memory that
+//! `polling` what it says of its memory and when it is asked, `pausable` a timer whose time stands still with the machine, `reporting` what becomes of free memory that
 //! it tells of by itself, `device` the device, `device::service`
 //! what the device thread does with the queues, and `events` what its loop calls.
 
@@ -10,6 +10,7 @@ mod config;
 mod device;
 mod events;
 mod features;
+mod pausable;
 mod polling;
 mod reporting;
 mod request;

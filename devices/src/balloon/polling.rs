@@ -1,5 +1,4 @@
-//! When the guest is asked for its statistics: a timer whose time stands still while the machine
-//! does.
+//! When the guest is asked for its statistics.
 //!
 //! The control thread chooses the interval, stops and resumes; the device thread arms the timer
 //! after each answer and serves it.
@@ -9,20 +8,14 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::timer::Timer;
+use super::pausable::PausableTimer;
 
-#[derive(Debug)]
-struct State {
-    interval_seconds: u32,
-    /// While the machine is stopped: what was left of the interval, if it had begun.
-    stopped: Option<Option<Duration>>,
-}
-
-/// The timer.
+/// The interval and its timer.
 #[derive(Debug)]
 pub(super) struct Polling {
-    timer: Timer,
-    state: Mutex<State>,
+    timer: PausableTimer,
+    /// Held while the timer is set: what it is set to follows from the interval.
+    interval_seconds: Mutex<u32>,
 }
 
 impl Polling {
@@ -32,74 +25,53 @@ impl Polling {
     /// When the process may have no further file descriptor.
     pub(super) fn new() -> io::Result<Self> {
         Ok(Self {
-            timer: Timer::new()?,
-            state: Mutex::new(State {
-                interval_seconds: 0,
-                stopped: None,
-            }),
+            timer: PausableTimer::new()?,
+            interval_seconds: Mutex::new(0),
         })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, u32> {
+        let lock = self.interval_seconds.lock();
+        lock.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The interval in seconds; 0 while polling is off.
     pub(super) fn interval(&self) -> u32 {
-        self.lock().interval_seconds
+        *self.lock()
     }
 
     /// Chooses the interval; what had begun of another is over.
     pub(super) fn set_interval(&self, seconds: u32) {
-        let mut state = self.lock();
-        state.interval_seconds = seconds;
-        self.set(&mut state, None);
+        let mut interval = self.lock();
+        *interval = seconds;
+        self.timer.set(None);
     }
 
     /// Lets the interval begin.
     pub(super) fn begin(&self) {
-        let mut state = self.lock();
-        let interval = Duration::from_secs(state.interval_seconds.into());
-        self.set(
-            &mut state,
-            Some(interval).filter(|interval| !interval.is_zero()),
-        );
+        let interval = self.lock();
+        let time = Duration::from_secs((*interval).into());
+        self.timer.set(Some(time).filter(|time| !time.is_zero()));
     }
 
     /// Ends the interval without a call: there is nobody to ask.
     pub(super) fn end(&self) {
-        self.set(&mut self.lock(), None);
+        self.timer.set(None);
     }
 
     /// Keeps what is left of the interval, since the machine is stopped.
     pub(super) fn stop(&self) {
-        let mut state = self.lock();
-        if state.stopped.is_none() {
-            // A call that nobody has heard yet is due at once when the machine goes on.
-            let unheard = || self.has_called().then_some(Duration::ZERO);
-            let left = self.timer.left().or_else(unheard);
-            self.timer.set(None);
-            state.stopped = Some(left);
-        }
+        self.timer.stop();
     }
 
     /// Lets the rest of the interval pass.
     pub(super) fn resume(&self) {
-        if let Some(left) = self.lock().stopped.take() {
-            self.timer.set(left);
-        }
+        self.timer.resume();
     }
 
     /// Takes note that the timer has called; whether it really had.
     pub(super) fn has_called(&self) -> bool {
         self.timer.has_called()
-    }
-
-    fn set(&self, state: &mut State, time: Option<Duration>) {
-        match &mut state.stopped {
-            Some(left) => *left = time,
-            None => self.timer.set(time),
-        }
     }
 }
 
