@@ -1,6 +1,7 @@
 //! A machine and the server that serves it, put together from the options.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use aerostat_devices::serial::SerialPort;
@@ -45,6 +46,7 @@ pub fn assemble(
         serial: console.map(|console| Box::new(console.clone()) as _),
         balloon: balloon_sink(config.memory, sender.clone()),
         crash_loaded: crash_loaded_sink(sender.clone()),
+        ram_watch: Box::new(|_| ControlFlow::Continue(())),
     };
     let machine = aerostat_vmm::build(&config, io)?;
     let serial = machine.serial().cloned();

@@ -19,9 +19,16 @@ mod fault_log;
 mod memory;
 #[cfg(test)]
 mod test_driver;
+#[cfg(test)]
+#[path = "../../tests/common/huge_pages.rs"]
+#[allow(dead_code, reason = "tests of machines use it too")]
+mod test_huge_pages;
 mod timer;
 
-pub use memory::{PAGE_SIZE, PageRelease, Pfn, release_all};
+pub use memory::{
+    Backing, GivenUp, Granularity, GuestRam, HugePageSize, Keeper, PAGE_SIZE, PageRelease, PageRun,
+    Pfn, Progress, RamError, RamOptions,
+};
 
 /// Guest memory as every device sees it.
-pub type GuestMemory = vm_memory::GuestMemoryMmap<()>;
+pub type GuestMemory = vm_memory::GuestMemoryMmap<Keeper>;

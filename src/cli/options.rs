@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use aerostat_devices::RamOptions;
 use aerostat_units::Size;
 use aerostat_vmm::MachineConfig;
 use aerostat_vmm::units::MemorySize;
@@ -148,6 +149,7 @@ impl Options {
             cmdline: self.cmdline.clone(),
             cpus: self.cpus,
             memory: self.mem,
+            ram: RamOptions::default(),
             balloon: self.balloon.as_ref().map(|balloon| balloon.device),
             debug_exit: self.debug_exit,
         }

@@ -10,6 +10,7 @@
 
 pub mod console;
 pub mod host;
+pub mod huge_pages;
 pub mod machine;
 pub mod qmp;
 pub mod setup;

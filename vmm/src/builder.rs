@@ -4,10 +4,12 @@
 
 use std::fmt;
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use aerostat_devices::balloon::BalloonSink;
 use aerostat_devices::serial::SerialOutput;
+use aerostat_devices::{Progress, RamError, RamOptions};
 
 use crate::acpi::Platform;
 use crate::board;
@@ -25,6 +27,9 @@ use crate::registers::EntryError;
 use crate::run_state::RunState;
 use crate::vcpu_thread::VcpuThread;
 
+/// Is told how much of guest memory was taken from the host in advance, and says whether to go on.
+pub type RamWatch = Box<dyn FnMut(Progress) -> ControlFlow<()>>;
+
 /// What a machine is connected to.
 pub struct MachineIo {
     /// Where the serial port writes; `None` for a machine without a serial port.
@@ -34,6 +39,9 @@ pub struct MachineIo {
     /// Is told that the guest has panicked and goes on with a crash kernel of its own. Runs on a
     /// vCPU thread; must not block.
     pub crash_loaded: Box<dyn Fn() + Send + Sync>,
+    /// Is told how guest memory is taken from the host, at the start and after resets. Runs on the
+    /// thread that builds and resets.
+    pub ram_watch: RamWatch,
 }
 
 impl fmt::Debug for MachineIo {
@@ -85,6 +93,14 @@ pub enum BuildError {
     Bus(#[from] aerostat_devices::bus::Overlap),
 }
 
+impl BuildError {
+    /// Whether nothing failed, but [`MachineIo::ram_watch`] broke off.
+    #[must_use]
+    pub fn is_interruption(&self) -> bool {
+        matches!(self, Self::Memory(MemoryError::Ram(RamError::Interrupted)))
+    }
+}
+
 pub(crate) fn kvm(step: &'static str) -> impl Fn(kvm_ioctls::Error) -> BuildError {
     move |source| BuildError::Kvm { step, source }
 }
@@ -97,24 +113,28 @@ pub(crate) fn resource(what: &'static str) -> impl Fn(io::Error) -> BuildError {
 ///
 /// # Errors
 /// The first step that failed, with its reason.
-pub fn build(config: &MachineConfig, io: MachineIo) -> Result<Machine, BuildError> {
+pub fn build(config: &MachineConfig, mut io: MachineIo) -> Result<Machine, BuildError> {
     let host = Host::open()?;
     host.check_cpus(config.cpus)?;
     let cpuid = cpuid::supported(&host.kvm).map_err(kvm("say what CPUs it supports"))?;
-    let memory = memory::map(config.memory, cpuid::address_bits(&cpuid))?;
     let mut files = BootFiles::open(config)?;
-    let boot = files.load(&memory)?;
+    let mut ram_watch =
+        std::mem::replace(&mut io.ram_watch, Box::new(|_| ControlFlow::Continue(())));
+    let bits = cpuid::address_bits(&cpuid);
+    let ram = memory::map(config.memory, config.ram, bits, &mut ram_watch)?;
+    let memory = ram.memory();
+    let boot = files.load(memory)?;
 
     let events = Arc::new(GuestEvents::new().map_err(resource("an event"))?);
-    let (devices, subscribers) = DeviceSet::new(config, &memory, io, &events)?;
+    let (devices, subscribers) = DeviceSet::new(config, &ram, io, &events)?;
     let platform = Platform {
         cpus: config.cpus,
         serial: devices.serial.is_some(),
         virtio_devices: devices.virtio_count(),
     };
-    boot.write_information(platform, &memory)?;
+    boot.write_information(platform, memory)?;
 
-    let (vm, vcpus) = board::assemble(&host, &cpuid, config.cpus, &memory, &devices, boot.entry())?;
+    let (vm, vcpus) = board::assemble(&host, &cpuid, config.cpus, memory, &devices, boot.entry())?;
     let device_thread = DeviceThread::spawn(subscribers).map_err(resource("the device thread"))?;
     let vcpus = (0..)
         .zip(vcpus)
@@ -134,7 +154,8 @@ pub fn build(config: &MachineConfig, io: MachineIo) -> Result<Machine, BuildErro
         memory: config.memory,
         clock: None,
         vm: Some(vm),
-        guest_memory: memory,
+        ram,
+        ram_watch,
         cpuid,
         host,
     })
@@ -146,7 +167,14 @@ pub fn build(config: &MachineConfig, io: MachineIo) -> Result<Machine, BuildErro
 /// # Errors
 /// As [`build`] of the same configuration.
 pub fn check(config: &MachineConfig) -> Result<(), BuildError> {
-    let memory = memory::map(config.memory, memory::MAX_ADDRESS_BITS)?;
-    BootFiles::open(config)?.load(&memory)?;
+    let mut files = BootFiles::open(config)?;
+    // All that the host can refuse at once; taking the memory would only cost time.
+    let ram = RamOptions {
+        prealloc: false,
+        ..config.ram
+    };
+    let mut watch = |_| ControlFlow::Continue(());
+    let ram = memory::map(config.memory, ram, memory::MAX_ADDRESS_BITS, &mut watch)?;
+    files.load(ram.memory())?;
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use aerostat_devices::RamOptions;
 use aerostat_devices::balloon::BalloonOptions;
 
 use crate::units::MemorySize;
@@ -26,6 +27,8 @@ pub struct MachineConfig {
     pub cpus: u8,
     /// Guest memory.
     pub memory: MemorySize,
+    /// Where guest memory comes from.
+    pub ram: RamOptions,
     /// The balloon, if there is to be one.
     pub balloon: Option<BalloonOptions>,
     /// Whether there is a port by which the guest ends its machine with an exit status.

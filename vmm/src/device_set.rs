@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use aerostat_devices::GuestMemory;
+use aerostat_devices::GuestRam;
 use aerostat_devices::balloon::{Balloon, BalloonEvents, BalloonOptions, BalloonSink};
 use aerostat_devices::debug_exit::DebugExit;
 use aerostat_devices::interrupt::InterruptLine;
@@ -58,7 +58,7 @@ impl DeviceSet {
     /// When the process may have no further file descriptor.
     pub(crate) fn new(
         config: &MachineConfig,
-        memory: &GuestMemory,
+        ram: &GuestRam,
         io: MachineIo,
         events: &Arc<GuestEvents>,
     ) -> Result<(Self, Vec<Subscriber>), BuildError> {
@@ -75,7 +75,7 @@ impl DeviceSet {
             .transpose()?;
         let balloon = config
             .balloon
-            .map(|options| maker.add_balloon(options, memory, io.balloon))
+            .map(|options| maker.add_balloon(options, ram, io.balloon))
             .transpose()?;
         let devices = Self {
             buses: Arc::new(maker.buses),
@@ -214,15 +214,15 @@ impl Maker {
     fn add_balloon(
         &mut self,
         options: BalloonOptions,
-        memory: &GuestMemory,
+        ram: &GuestRam,
         sink: BalloonSink,
     ) -> Result<BalloonDevice, BuildError> {
         let (address, gsi) = acpi::virtio_slot(0);
         let interrupt = Arc::new(MmioInterrupt::new(self.line(gsi)?));
-        let balloon = Balloon::new(options, memory.clone(), interrupt.clone(), sink)
+        let balloon = Balloon::new(options, ram.clone(), interrupt.clone(), sink)
             .map_err(resource("the balloon"))?;
         let balloon = Arc::new(balloon);
-        let transport = MmioTransport::new(balloon.clone(), memory.clone(), interrupt);
+        let transport = MmioTransport::new(balloon.clone(), ram.memory().clone(), interrupt);
         let transport = Arc::new(transport);
         self.buses
             .mmio

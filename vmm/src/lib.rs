@@ -29,7 +29,7 @@ mod vcpu_thread;
 
 pub use acpi::AcpiError;
 pub use boot::BootError;
-pub use builder::{BuildError, MachineIo, build, check};
+pub use builder::{BuildError, MachineIo, RamWatch, build, check};
 pub use config::MachineConfig;
 pub use guest_events::{GuestEvent, GuestEvents};
 pub use host::HostError;

@@ -2,23 +2,25 @@
 //!
 //! Everything here is called from the control thread.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use aerostat_devices::balloon::Balloon;
 use aerostat_devices::serial::SerialPort;
-use aerostat_devices::{GuestMemory, release_all};
+use aerostat_devices::{GuestRam, RamOptions};
 use kvm_bindings::{CpuId, kvm_clock_data};
 use kvm_ioctls::VmFd;
 
 use crate::acpi::Platform;
 use crate::board;
 use crate::boot::BootFiles;
-use crate::builder::BuildError;
+use crate::builder::{BuildError, RamWatch};
 use crate::device_set::DeviceSet;
 use crate::device_thread::DeviceThread;
 use crate::guest_events::{GuestEvent, GuestEvents};
 use crate::host::Host;
+use crate::memory::MemoryError;
 use crate::run_state::{Change, NeedsReset, RunState};
 use crate::units::MemorySize;
 use crate::vcpu::Buses;
@@ -50,7 +52,6 @@ pub enum ResetError {
 ///
 /// The fields are dropped in this order: first the vCPUs stop, then the device thread, then the
 /// VM goes, and guest memory after it.
-#[derive(Debug)]
 pub struct Machine {
     pub(crate) state: RunState,
     pub(crate) vcpus: Vec<VcpuThread>,
@@ -64,9 +65,20 @@ pub struct Machine {
     pub(crate) clock: Option<kvm_clock_data>,
     /// There is one but while a reset makes another.
     pub(crate) vm: Option<VmFd>,
-    pub(crate) guest_memory: GuestMemory,
+    pub(crate) ram: GuestRam,
+    pub(crate) ram_watch: RamWatch,
     pub(crate) cpuid: CpuId,
     pub(crate) host: Host,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine")
+            .field("state", &self.state)
+            .field("ram", &self.ram)
+            .field("devices", &self.devices)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Access to devices as a guest has it, without a guest.
@@ -120,6 +132,12 @@ impl Machine {
     #[must_use]
     pub fn memory(&self) -> MemorySize {
         self.memory
+    }
+
+    /// Where guest memory comes from.
+    #[must_use]
+    pub fn ram_options(&self) -> RamOptions {
+        self.ram.options()
     }
 
     /// Whether KVM lets pages be taken from a running guest (KVM_CAP_SYNC_MMU).
@@ -234,16 +252,19 @@ impl Machine {
     /// The board anew, around devices and memory that were put back. All vCPUs are parked.
     fn rebuild(&mut self) -> Result<(), BuildError> {
         self.devices.reset();
-        release_all(&self.guest_memory);
-        let boot = self.files.load(&self.guest_memory)?;
-        boot.write_information(self.platform, &self.guest_memory)?;
+        self.ram
+            .reset(&mut self.ram_watch)
+            .map_err(MemoryError::from)?;
+        let memory = self.ram.memory();
+        let boot = self.files.load(memory)?;
+        boot.write_information(self.platform, memory)?;
         // Before interrupt lines are connected to another one.
         self.vm = None;
         let (vm, vcpus) = board::assemble(
             &self.host,
             &self.cpuid,
             self.platform.cpus,
-            &self.guest_memory,
+            memory,
             &self.devices,
             boot.entry(),
         )?;

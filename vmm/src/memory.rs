@@ -1,6 +1,8 @@
-//! Guest memory: private anonymous mappings, one per side of the hole.
+//! Guest memory: where in the guest it is, one mapping per side of the hole.
 
-use aerostat_devices::GuestMemory;
+use std::ops::ControlFlow;
+
+use aerostat_devices::{GuestMemory, GuestRam, Progress, RamError, RamOptions};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::layout;
@@ -9,15 +11,9 @@ use crate::units::MemorySize;
 /// Guest memory cannot be had.
 #[derive(Debug, thiserror::Error)]
 pub enum MemoryError {
-    /// The host refused the mapping.
-    #[error("This host cannot map {size} of guest memory: ask for less with --mem")]
-    Map {
-        /// What was asked for.
-        size: MemorySize,
-        /// The host's answer.
-        #[source]
-        source: vm_memory::mmap::FromRangesError,
-    },
+    /// The host does not give it.
+    #[error(transparent)]
+    Ram(#[from] RamError),
     /// More than the CPU can address.
     #[error(
         "{size} of guest memory is more than this host's {bits}-bit physical addresses reach: ask \
@@ -48,29 +44,29 @@ pub(crate) fn ranges(size: MemorySize) -> Vec<Range> {
     ranges
 }
 
-/// Maps guest memory. Nothing of it costs host memory before it is touched.
+/// Maps guest memory. Where `options` do not say otherwise, nothing of it costs host memory before it
+/// is touched; where they do, `watch` is told how much was taken, and can break that off.
 ///
 /// # Errors
-/// When the host cannot map so much, or a guest CPU with `address_bits` not address it.
-pub(crate) fn map(size: MemorySize, address_bits: u8) -> Result<GuestMemory, MemoryError> {
+/// When the host does not give so much, or a guest CPU with `address_bits` not address it.
+pub(crate) fn map(
+    size: MemorySize,
+    options: RamOptions,
+    address_bits: u8,
+    watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+) -> Result<GuestRam, MemoryError> {
     let ranges = ranges(size);
     let end = ranges
         .last()
         .map_or(0, |(start, bytes)| start.0.saturating_add(*bytes));
     let reach = 1u64.checked_shl(address_bits.into()).unwrap_or(u64::MAX);
-    let mapped: Option<Vec<_>> = ranges
-        .iter()
-        .map(|&(start, bytes)| Some((start, usize::try_from(bytes).ok()?)))
-        .collect();
-    match mapped {
-        Some(mapped) if end <= reach => {
-            GuestMemory::from_ranges(&mapped).map_err(|source| MemoryError::Map { size, source })
-        }
-        _ => Err(MemoryError::Unreachable {
+    if end > reach {
+        return Err(MemoryError::Unreachable {
             size,
             bits: address_bits,
-        }),
+        });
     }
+    Ok(GuestRam::map(&ranges, options, watch)?)
 }
 
 /// The memory map for the guest (E820 types): usable RAM and the BIOS area.
@@ -120,6 +116,12 @@ pub(crate) enum E820Kind {
 mod tests {
     use super::*;
 
+    fn map_plain(size: &str, address_bits: u8) -> Result<GuestRam, MemoryError> {
+        let mut watch = |_| ControlFlow::Continue(());
+        let options = RamOptions::default();
+        map(size.parse().unwrap(), options, address_bits, &mut watch)
+    }
+
     fn ranges_of(size: &str) -> Vec<(u64, u64)> {
         ranges(size.parse().unwrap())
             .iter()
@@ -141,17 +143,16 @@ mod tests {
 
     #[test]
     fn memory_beyond_the_address_bits_is_refused() {
-        let size = "64G".parse().unwrap();
         assert!(matches!(
-            map(size, 36),
+            map_plain("64G", 36),
             Err(MemoryError::Unreachable { bits: 36, .. })
         ));
     }
 
     #[test]
     fn memory_map_has_all_ram_but_the_bios_area() {
-        let memory = map("3584M".parse().unwrap(), 46).unwrap();
-        let ram: u64 = e820(&memory)
+        let memory = map_plain("3584M", 46).unwrap();
+        let ram: u64 = e820(memory.memory())
             .iter()
             .filter(|entry| entry.kind == E820Kind::Ram)
             .map(|entry| entry.bytes)

@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests may fail a test")]
 
 use std::io::{self, Write};
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
+use aerostat_devices::RamOptions;
 use aerostat_devices::balloon::BalloonOptions;
 use aerostat_tiny_guest::{OTHERS_COUNTER, Script, script_elf};
 use aerostat_vmm::{GuestEvent, Machine, MachineConfig, MachineIo, RunState, build};
@@ -54,6 +56,7 @@ fn guest_with_cpus(script: Script, cpus: u8) -> Guest {
         cmdline: String::new(),
         cpus,
         memory: "64M".parse().unwrap(),
+        ram: RamOptions::default(),
         balloon: Some(BalloonOptions::default()),
         debug_exit: true,
     };
@@ -65,6 +68,7 @@ fn guest_with_cpus(script: Script, cpus: u8) -> Guest {
             serial,
             balloon: Box::new(|_| {}),
             crash_loaded: Box::new(|| {}),
+            ram_watch: Box::new(|_| ControlFlow::Continue(())),
         },
     )
     .unwrap();

@@ -20,10 +20,9 @@ use super::polling::Polling;
 use super::reporting::Reporting;
 use super::statistics::Statistics;
 use super::{DEVICE_ID, MAX_QUEUES, QUEUE_SIZE};
-use crate::GuestMemory;
 use crate::fault_log::{FaultLog, LogLimit};
-use crate::memory::Releaser;
 use crate::virtio::{MmioInterrupt, VirtioDevice};
+use crate::{GuestMemory, GuestRam};
 
 /// What the guest makes known of its balloon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +68,7 @@ impl Service {
 pub struct Balloon {
     options: BalloonOptions,
     memory: GuestMemory,
-    releaser: Releaser,
+    ram: GuestRam,
     config: BalloonConfig,
     interrupt: Arc<MmioInterrupt>,
     kicks: Vec<EventFd>,
@@ -93,8 +92,6 @@ pub struct Balloon {
     /// Held while a write of the guest is taken and told.
     telling: Mutex<()>,
     faults: FaultLog,
-    /// What the host does wrong.
-    refusals: FaultLog,
     arrivals: LogLimit,
 }
 
@@ -113,16 +110,17 @@ impl Balloon {
     /// When the process may have no further file descriptor.
     pub fn new(
         options: BalloonOptions,
-        memory: GuestMemory,
+        ram: impl Into<GuestRam>,
         interrupt: Arc<MmioInterrupt>,
         sink: BalloonSink,
     ) -> io::Result<Self> {
+        let ram = ram.into();
         let queues = roles(options.features());
         let kicks: io::Result<_> = queues.map(|_| EventFd::new(EFD_NONBLOCK)).collect();
         Ok(Self {
             options,
-            releaser: Releaser::new(memory.clone()),
-            memory,
+            memory: ram.memory().clone(),
+            ram,
             config: BalloonConfig::new(options.page_poison),
             interrupt,
             kicks: kicks?,
@@ -139,7 +137,6 @@ impl Balloon {
             sink,
             telling: Mutex::default(),
             faults: FaultLog::new("balloon", "guest fault"),
-            refusals: FaultLog::new("balloon", "host fault"),
             arrivals: LogLimit::new(),
         })
     }

@@ -13,7 +13,7 @@ use crate::balloon::runs::runs;
 use crate::balloon::statistics::Statistics;
 use crate::balloon::{MAX_BATCH_PAGES, MAX_BATCH_REPORTS, MAX_BATCHES, QUEUE_SIZE};
 use crate::memory::PageRun;
-use crate::{GuestMemory, PAGE_SIZE, PageRelease, Pfn};
+use crate::{GuestMemory, PAGE_SIZE, Pfn};
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (§2.7.7): the driver does not want to hear of used buffers.
 const NO_INTERRUPT: u16 = 1;
@@ -144,7 +144,7 @@ impl Balloon {
             }
         }
         // Pages that leave the balloon need nothing: the guest finds their memory by touching it.
-        if *role == Role::Inflate && self.release(runs(pages)).is_none() {
+        if *role == Role::Inflate && self.release(&runs(pages).collect::<Vec<_>>()).is_none() {
             queue.set_next_avail(first);
             return Ok(0);
         }
@@ -207,7 +207,7 @@ impl Balloon {
         let poisons = self.negotiated.load(Ordering::Acquire) & F_PAGE_POISON != 0;
         let is_wanted = self.reporting.is_on() && (!poisons || self.config.poison() == 0);
         if is_wanted {
-            let Some(pages) = self.release(runs.into_iter()) else {
+            let Some(pages) = self.release(&runs) else {
                 queue.set_next_avail(first);
                 return Ok(0);
             };
@@ -228,26 +228,15 @@ impl Balloon {
 
     /// Releases the runs; how many pages that were. `None` if it was given up, since somebody halts
     /// the device; the same pages may be released again.
-    fn release(&self, runs: impl Iterator<Item = PageRun>) -> Option<u64> {
-        let release = self.releaser.release(runs, || self.is_halting())?;
-        let PageRelease {
-            released_pages,
-            outside_pages,
-            refused_pages,
-            refusal,
-            ..
-        } = release;
+    fn release(&self, runs: &[PageRun]) -> Option<u64> {
+        let release = self.ram.release(runs, &|| self.is_halting()).ok()?;
         self.released_pages
-            .fetch_add(released_pages, Ordering::Relaxed);
-        if outside_pages > 0 {
+            .fetch_add(release.released_pages, Ordering::Relaxed);
+        if release.outside_pages > 0 {
             self.faults
-                .record(|| format!("{outside_pages} pages are not guest memory"));
-        }
-        if let Some(error) = refusal {
-            self.refusals
-                .record(|| format!("the host does not take {refused_pages} pages: {error}"));
+                .record(|| format!("{} pages are not guest memory", release.outside_pages));
         }
         log::trace!("Balloon: {release:?}");
-        Some(released_pages)
+        Some(release.released_pages)
     }
 }
