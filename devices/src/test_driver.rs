@@ -1,5 +1,6 @@
 //! A balloon driver for unit tests: it goes through the registers and rings as a guest does.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +11,7 @@ use crate::bus::BusDevice;
 use crate::interrupt::InterruptLine;
 use crate::virtio::MmioInterrupt;
 use crate::virtio::mmio::MmioTransport;
-use crate::{GuestMemory, PAGE_SIZE, Pfn};
+use crate::{GuestMemory, GuestRam, PAGE_SIZE, Pfn, RamOptions};
 
 pub const STATUS: u64 = 0x70;
 pub const DRIVER_OK: u32 = 15;
@@ -52,6 +53,19 @@ impl TestDriver {
     pub fn with(options: BalloonOptions) -> Self {
         let bytes = usize::try_from(u64::from(MEMORY_PAGES) * PAGE_SIZE).unwrap();
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), bytes)]).unwrap();
+        Self::with_ram(options, memory.into())
+    }
+
+    /// The same, with [`MEMORY_PAGES`] pages of this kind.
+    pub fn with_backing(ram: RamOptions) -> Self {
+        let range = (GuestAddress(0), u64::from(MEMORY_PAGES) * PAGE_SIZE);
+        let mut watch = |_| ControlFlow::Continue(());
+        let ram = GuestRam::map(&[range], ram, &mut watch).unwrap();
+        Self::with_ram(BalloonOptions::default(), ram)
+    }
+
+    fn with_ram(options: BalloonOptions, ram: GuestRam) -> Self {
+        let memory = ram.memory().clone();
         let interrupt = Arc::new(MmioInterrupt::new(InterruptLine::new().unwrap()));
         let reported = Arc::new(Mutex::new(Vec::new()));
         let log = reported.clone();
@@ -63,8 +77,7 @@ impl TestDriver {
                 answer_count.fetch_add(1, Ordering::Relaxed);
             }
         });
-        let balloon =
-            Arc::new(Balloon::new(options, memory.clone(), interrupt.clone(), sink).unwrap());
+        let balloon = Arc::new(Balloon::new(options, ram, interrupt.clone(), sink).unwrap());
         let transport = MmioTransport::new(balloon.clone(), memory.clone(), interrupt.clone());
         Self {
             balloon,

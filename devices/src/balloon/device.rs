@@ -15,14 +15,16 @@ use virtio_queue::Queue;
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::config::{BalloonConfig, Change};
-use super::features::{BalloonOptions, Role, roles};
+use super::features::{BalloonOptions, F_MUST_TELL_HOST, Role, roles};
+use super::huge_pages::HugePages;
+use super::pausable::PausableTimer;
 use super::polling::Polling;
 use super::reporting::Reporting;
 use super::statistics::Statistics;
 use super::{DEVICE_ID, MAX_QUEUES, QUEUE_SIZE};
 use crate::fault_log::{FaultLog, LogLimit};
 use crate::virtio::{MmioInterrupt, VirtioDevice};
-use crate::{GuestMemory, GuestRam};
+use crate::{Granularity, GuestMemory, GuestRam};
 
 /// What the guest makes known of its balloon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,7 +68,8 @@ impl Service {
 
 /// The memory balloon of a machine.
 pub struct Balloon {
-    options: BalloonOptions,
+    /// The features on offer.
+    features: u64,
     memory: GuestMemory,
     ram: GuestRam,
     config: BalloonConfig,
@@ -83,6 +86,11 @@ pub struct Balloon {
     /// Those of them that the guest had reported as free.
     reported_pages: AtomicU64,
     reporting: Reporting,
+    /// The pages that wait for the rest of their huge page; `None` where none do. Locked by whoever
+    /// has locked `service`.
+    huge_pages: Option<Mutex<HugePages>>,
+    /// When they have waited for long enough.
+    kept: PausableTimer,
     /// Somebody wants to know the statistics.
     ask: EventFd,
     polling: Polling,
@@ -104,7 +112,8 @@ impl fmt::Debug for Balloon {
 }
 
 impl Balloon {
-    /// An empty balloon.
+    /// An empty balloon. It tells the guest to say before it uses a page again where pages are kept
+    /// until their huge page is whole.
     ///
     /// # Errors
     /// When the process may have no further file descriptor.
@@ -115,10 +124,17 @@ impl Balloon {
         sink: BalloonSink,
     ) -> io::Result<Self> {
         let ram = ram.into();
-        let queues = roles(options.features());
-        let kicks: io::Result<_> = queues.map(|_| EventFd::new(EFD_NONBLOCK)).collect();
+        let huge_pages = match ram.granularity() {
+            Granularity::Pages => None,
+            Granularity::BetterWhole(size) => Some(HugePages::new(size, false)),
+            Granularity::OnlyWhole(size) => Some(HugePages::new(size, true)),
+        };
+        let tells = huge_pages.as_ref().map_or(0, |_| F_MUST_TELL_HOST);
+        let features = options.features() | tells;
+        let kicks = roles(features).map(|_| EventFd::new(EFD_NONBLOCK));
+        let kicks: io::Result<_> = kicks.collect();
         Ok(Self {
-            options,
+            features,
             memory: ram.memory().clone(),
             ram,
             config: BalloonConfig::new(options.page_poison),
@@ -131,6 +147,8 @@ impl Balloon {
             released_pages: AtomicU64::new(0),
             reported_pages: AtomicU64::new(0),
             reporting: Reporting::new()?,
+            huge_pages: huge_pages.map(Mutex::new),
+            kept: PausableTimer::new()?,
             ask: EventFd::new(EFD_NONBLOCK)?,
             polling: Polling::new()?,
             statistics: Mutex::default(),
@@ -215,7 +233,7 @@ impl Balloon {
     /// The features on offer.
     #[must_use]
     pub fn offered_features(&self) -> u64 {
-        self.options.features()
+        self.features
     }
 
     /// The features that the guest's driver uses; `None` while there is no driver.
@@ -262,6 +280,7 @@ impl Balloon {
     /// and the time between two polls stands still.
     pub fn stop(&self) {
         self.polling.stop();
+        self.kept.stop();
         self.halt().is_stopped = true;
     }
 
@@ -276,6 +295,7 @@ impl Balloon {
             self.request_statistics();
         }
         self.polling.resume();
+        self.kept.resume();
         self.kick_all();
     }
 
@@ -289,6 +309,10 @@ impl Balloon {
 
     pub(super) fn reporting(&self) -> &Reporting {
         &self.reporting
+    }
+
+    pub(super) fn kept(&self) -> &PausableTimer {
+        &self.kept
     }
 
     fn lock_service(&self) -> MutexGuard<'_, Service> {
@@ -327,7 +351,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn features(&self) -> u64 {
-        self.options.features()
+        self.features
     }
 
     fn queue_max_sizes(&self) -> &[u16] {
@@ -381,7 +405,11 @@ impl VirtioDevice for Balloon {
     /// Target, `actual` and the interval of polling outlive a reset, as in QEMU; a new driver
     /// starts from them. What the guest said of its memory does not.
     fn reset(&self) {
-        self.halt().queues.clear();
+        {
+            let mut service = self.halt();
+            service.queues.clear();
+            self.forget_pages();
+        }
         self.negotiated.store(0, Ordering::Release);
         self.config.reset();
         self.polling.end();
@@ -390,6 +418,7 @@ impl VirtioDevice for Balloon {
     }
 }
 
+mod release;
 mod service;
 #[cfg(test)]
 mod tests;

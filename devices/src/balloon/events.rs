@@ -11,6 +11,7 @@ use super::Balloon;
 const ASK: u32 = u32::MAX;
 const POLL: u32 = ASK - 1;
 const REPORT: u32 = ASK - 2;
+const KEPT: u32 = ASK - 3;
 
 /// Serves the balloon's queues when the guest kicks them, and asks for its statistics.
 #[derive(Debug)]
@@ -42,6 +43,11 @@ impl MutEventSubscriber for BalloonEvents {
                     balloon.serve_reports();
                 }
             }
+            KEPT => {
+                if balloon.kept().has_called() {
+                    balloon.release_kept();
+                }
+            }
             queue => {
                 let queue = usize::try_from(queue).unwrap_or(usize::MAX);
                 if let Some(kick) = balloon.kicks().get(queue) {
@@ -59,6 +65,7 @@ impl MutEventSubscriber for BalloonEvents {
             (ASK, self.0.ask().as_raw_fd()),
             (POLL, self.0.polling().as_raw_fd()),
             (REPORT, self.0.reporting().timer().as_raw_fd()),
+            (KEPT, self.0.kept().as_raw_fd()),
         ];
         for (data, fd) in kicks.chain(others) {
             let events = Events::with_data_raw(fd, data, EventSet::IN);

@@ -1,5 +1,7 @@
 //! What the balloon offers (virtio 1.2 §5.5.3), and the queues that follow from it (§5.5.2).
 
+/// VIRTIO_BALLOON_F_MUST_TELL_HOST: the guest tells before it uses a page of the balloon again.
+pub(super) const F_MUST_TELL_HOST: u64 = 1 << 0;
 /// VIRTIO_BALLOON_F_STATS_VQ: the guest tells how it uses its memory.
 pub const F_STATS_VQ: u64 = 1 << 1;
 /// VIRTIO_BALLOON_F_DEFLATE_ON_OOM: the guest may take pages back when it is short of memory.
@@ -44,8 +46,9 @@ impl BalloonOptions {
     }
 }
 
-/// The names of features, those of the properties that stand for them in QEMU.
-const NAMES: [(u64, &str); 4] = [
+/// The names of features, those of the properties that stand for them in QEMU where there are any.
+const NAMES: [(u64, &str); 5] = [
+    (F_MUST_TELL_HOST, "must-tell-host"),
     (F_STATS_VQ, "guest-stats"),
     (F_DEFLATE_ON_OOM, "deflate-on-oom"),
     (F_PAGE_POISON, "page-poison"),

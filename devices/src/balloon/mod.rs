@@ -1,21 +1,26 @@
 //! The memory balloon (virtio 1.2 §5.5): the guest gives pages, the host gets their memory.
 //!
 //! `features` is what is on offer, `config` what guest and host tell each other, `request` what
-//! the guest puts into the queues, `runs` how its pages are put together, `statistics` and
-//! `polling` what it says of its memory and when it is asked, `pausable` a timer whose time stands still with the machine, `reporting` what becomes of free memory that
-//! it tells of by itself, `device` the device, `device::service`
-//! what the device thread does with the queues, and `events` what its loop calls.
+//! the guest puts into the queues, `runs` how its pages are put together, `huge_pages` which of them
+//! wait for the rest of their huge page, `statistics` and `polling` what it says of its memory and
+//! when it is asked, `reporting` what becomes of free memory that it tells of by itself, `pausable`
+//! a timer whose time stands still, `device` the device, `device::service` what the device thread
+//! does with the queues, `device::release` how pages go back to the host, and `events` what its loop
+//! calls.
 
 mod config;
 mod device;
 mod events;
 mod features;
+mod huge_pages;
 mod pausable;
 mod polling;
 mod reporting;
 mod request;
 mod runs;
 mod statistics;
+
+use std::time::Duration;
 
 pub use device::{Balloon, BalloonNews, BalloonSink};
 pub use events::BalloonEvents;
@@ -43,3 +48,11 @@ const MAX_BATCH_REPORTS: usize = 128;
 
 /// Batches of one queue before the device thread looks at other events again.
 const MAX_BATCHES: usize = 64;
+
+/// The most pages that wait for the rest of their huge page where the host could also take them as
+/// they are: 64 MiB.
+const MAX_KEPT_PAGES: u64 = 16 << 10;
+
+/// How long they wait after the last buffer of pages. Linux has the next one ready within a
+/// millisecond, unless it has to find free pages first.
+const KEPT_FOR: Duration = Duration::from_millis(20);

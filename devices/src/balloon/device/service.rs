@@ -7,13 +7,14 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Balloon, BalloonNews, RoleQueue};
+use crate::Pfn;
 use crate::balloon::features::{F_PAGE_POISON, Role};
 use crate::balloon::request::{read_free_memory, read_pages, read_statistics};
 use crate::balloon::runs::runs;
 use crate::balloon::statistics::Statistics;
 use crate::balloon::{MAX_BATCH_PAGES, MAX_BATCH_REPORTS, MAX_BATCHES, QUEUE_SIZE};
 use crate::memory::PageRun;
-use crate::{GuestMemory, PAGE_SIZE, Pfn};
+use crate::{GuestMemory, PAGE_SIZE};
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (§2.7.7): the driver does not want to hear of used buffers.
 const NO_INTERRUPT: u16 = 1;
@@ -105,6 +106,7 @@ impl Balloon {
                 self.faults
                     .record(|| format!("queue {index} is broken: {error}"));
                 service.queues.clear();
+                self.forget_pages();
                 self.negotiated.store(0, Ordering::Release);
                 (self.sink)(BalloonNews::Other);
                 self.interrupt.needs_reset();
@@ -143,8 +145,10 @@ impl Balloon {
                 break;
             }
         }
-        // Pages that leave the balloon need nothing: the guest finds their memory by touching it.
-        if *role == Role::Inflate && self.release(&runs(pages).collect::<Vec<_>>()).is_none() {
+        let runs: Vec<_> = runs(pages).collect();
+        if *role == Role::Deflate {
+            self.deflate(&runs);
+        } else if !self.inflate(&runs) {
             queue.set_next_avail(first);
             return Ok(0);
         }
@@ -224,19 +228,5 @@ impl Balloon {
             queue.add_used(&self.memory, head, 0)?;
         }
         Ok(heads.len())
-    }
-
-    /// Releases the runs; how many pages that were. `None` if it was given up, since somebody halts
-    /// the device; the same pages may be released again.
-    fn release(&self, runs: &[PageRun]) -> Option<u64> {
-        let release = self.ram.release(runs, &|| self.is_halting()).ok()?;
-        self.released_pages
-            .fetch_add(release.released_pages, Ordering::Relaxed);
-        if release.outside_pages > 0 {
-            self.faults
-                .record(|| format!("{} pages are not guest memory", release.outside_pages));
-        }
-        log::trace!("Balloon: {release:?}");
-        Some(release.released_pages)
     }
 }

@@ -8,6 +8,7 @@ use crate::test_driver::{
 };
 
 mod halting;
+mod huge_pages;
 mod reporting;
 mod statistics;
 

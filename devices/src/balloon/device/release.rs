@@ -1,0 +1,117 @@
+//! How pages of the balloon go back to the host: at once, or with the rest of their huge page.
+//!
+//! Runs on the device thread, with the lock of the queues held.
+
+use std::sync::atomic::Ordering;
+use std::sync::{MutexGuard, PoisonError};
+
+use super::{Balloon, HugePages};
+use crate::Granularity;
+use crate::balloon::features::F_MUST_TELL_HOST;
+use crate::balloon::{KEPT_FOR, MAX_KEPT_PAGES};
+use crate::memory::PageRun;
+
+impl Balloon {
+    /// Takes pages into the balloon; false if that was given up, since somebody halts the device.
+    /// The same pages may be taken again then.
+    pub(super) fn inflate(&self, runs: &[PageRun]) -> bool {
+        // A kick alone is no reason to wait any longer for what has not come.
+        if runs.is_empty() {
+            return true;
+        }
+        let Some(mut huge_pages) = self.huge_pages_that_are_told_of() else {
+            return self.release(runs).is_some();
+        };
+        let mut inside = 0;
+        for run in runs.iter().flat_map(|run| self.ram.inside(*run)) {
+            inside += run.count;
+            huge_pages.inflate(run);
+        }
+        self.record_outside(runs.iter().map(|run| run.count).sum::<u64>() - inside);
+        if self.release(&huge_pages.due()).is_none() {
+            return false;
+        }
+        huge_pages.released_due();
+        if let Granularity::BetterWhole(_) = self.ram.granularity() {
+            if huge_pages.kept_pages() > MAX_KEPT_PAGES && !self.release_all_kept(&mut huge_pages) {
+                return false;
+            }
+            let waits = huge_pages.kept_pages() > 0;
+            self.kept.set(waits.then_some(KEPT_FOR));
+        }
+        true
+    }
+
+    /// Takes pages out of the balloon, before the guest hears that it may use them. They need
+    /// nothing but, where the host has promised their huge pages to others, its promise: the guest
+    /// finds their memory by touching it.
+    pub(super) fn deflate(&self, runs: &[PageRun]) {
+        let Some(mut huge_pages) = self.huge_pages_that_are_told_of() else {
+            return;
+        };
+        for run in runs {
+            let broken = huge_pages.deflate(*run);
+            self.ram.reserve(&broken);
+        }
+    }
+
+    /// Releases what has waited for the rest of its huge page for long enough.
+    pub(in crate::balloon) fn release_kept(&self) {
+        let service = self.lock_service();
+        if service.is_stopped {
+            return;
+        }
+        if let Some(mut huge_pages) = self.huge_pages_that_are_told_of()
+            && !self.release_all_kept(&mut huge_pages)
+        {
+            // At once, when the machine goes on.
+            self.kept.set(Some(std::time::Duration::ZERO));
+        }
+    }
+
+    /// Forgets what is in the balloon, since there is no driver any more that could tell of it.
+    pub(super) fn forget_pages(&self) {
+        self.kept.set(None);
+        if let Some(mut huge_pages) = self.lock_huge_pages() {
+            huge_pages.clear();
+        }
+    }
+
+    /// Releases the runs; how many pages that were. `None` if it was given up, since somebody halts
+    /// the device; the same pages may be released again.
+    pub(super) fn release(&self, runs: &[PageRun]) -> Option<u64> {
+        let release = self.ram.release(runs, &|| self.is_halting()).ok()?;
+        self.released_pages
+            .fetch_add(release.released_pages, Ordering::Relaxed);
+        self.record_outside(release.outside_pages);
+        log::trace!("Balloon: {release:?}");
+        Some(release.released_pages)
+    }
+
+    fn release_all_kept(&self, huge_pages: &mut HugePages) -> bool {
+        let is_done = self.release(&huge_pages.kept()).is_some();
+        if is_done {
+            huge_pages.released_kept();
+        }
+        is_done
+    }
+
+    fn record_outside(&self, pages: u64) {
+        if pages > 0 {
+            self.faults
+                .record(|| format!("{pages} pages are not guest memory"));
+        }
+    }
+
+    /// The pages that wait, where the guest tells of what it uses again.
+    fn huge_pages_that_are_told_of(&self) -> Option<MutexGuard<'_, HugePages>> {
+        let negotiated = self.negotiated.load(Ordering::Acquire);
+        let tells = negotiated & F_MUST_TELL_HOST != 0;
+        tells.then(|| self.lock_huge_pages())?
+    }
+
+    fn lock_huge_pages(&self) -> Option<MutexGuard<'_, HugePages>> {
+        let huge_pages = self.huge_pages.as_ref()?;
+        Some(huge_pages.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
