@@ -32,6 +32,11 @@ fn corpus_of_the_device_holds() {
 }
 
 #[test]
+fn corpus_of_the_queues_holds_where_whole_huge_pages_go() {
+    replay("queues", guest::huge_pages::huge_pages_survive_any_driver);
+}
+
+#[test]
 fn corpus_of_the_queues_holds() {
     replay("queues", guest::queues_survive_any_driver);
 }
@@ -50,6 +55,16 @@ proptest! {
     #[test]
     fn device_survives_any_guest(input in prop::collection::vec(any::<u8>(), 0..400)) {
         guest::device_survives_any_guest(&input);
+    }
+
+    #[test]
+    fn huge_pages_survive_any_driver(input in prop::collection::vec(any::<u8>(), 0..400)) {
+        guest::huge_pages::huge_pages_survive_any_driver(&input);
+    }
+
+    #[test]
+    fn guest_keeps_its_pages(input in prop::collection::vec(any::<u8>(), 0..200)) {
+        guest::huge_pages::guest_keeps_its_pages(&input);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod actions;
 mod choices;
 mod clock;
+pub mod huge_pages;
 pub mod machine;
 pub mod pages;
 pub mod registers;

@@ -8,7 +8,7 @@ use aerostat_devices::bus::BusDevice;
 use aerostat_devices::interrupt::InterruptLine;
 use aerostat_devices::virtio::MmioInterrupt;
 use aerostat_devices::virtio::mmio::MmioTransport;
-use aerostat_devices::{GuestMemory, PAGE_SIZE};
+use aerostat_devices::{GuestMemory, GuestRam, PAGE_SIZE};
 use event_manager::{EventManager, SubscriberOps};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -62,9 +62,15 @@ impl Guest {
     pub fn new(options: BalloonOptions) -> Self {
         let ranges = [LOW, HIGH].map(|(start, bytes)| (GuestAddress(start), bytes));
         let memory = GuestMemory::from_ranges(&ranges).expect("memory");
+        Self::with_ram(options, memory.into())
+    }
+
+    /// The same with memory of the caller's choice.
+    pub fn with_ram(options: BalloonOptions, ram: GuestRam) -> Self {
+        let memory = ram.memory().clone();
         let line = InterruptLine::new().expect("interrupt");
         let interrupt = Arc::new(MmioInterrupt::new(line));
-        let balloon = Balloon::new(options, memory.clone(), interrupt.clone(), Box::new(drop));
+        let balloon = Balloon::new(options, ram, interrupt.clone(), Box::new(drop));
         let balloon = Arc::new(balloon.expect("balloon"));
         let transport = MmioTransport::new(balloon.clone(), memory.clone(), interrupt);
         let mut device_thread = EventManager::new().expect("event loop");
