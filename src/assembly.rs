@@ -1,7 +1,6 @@
 //! A machine and the server that serves it, put together from the options.
 
 use std::io;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use aerostat_devices::serial::SerialPort;
@@ -12,6 +11,7 @@ use crate::cli::{Options, SerialArgument};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::machine::{Description, MachineHandle, Policy, balloon_sink, crash_loaded_sink};
+use crate::populating;
 
 /// What there is before anything runs.
 #[derive(Debug)]
@@ -46,7 +46,7 @@ pub fn assemble(
         serial: console.map(|console| Box::new(console.clone()) as _),
         balloon: balloon_sink(config.memory, sender.clone()),
         crash_loaded: crash_loaded_sink(sender.clone()),
-        ram_watch: Box::new(|_| ControlFlow::Continue(())),
+        ram_watch: populating::watch(),
     };
     let machine = aerostat_vmm::build(&config, io)?;
     let serial = machine.serial().cloned();

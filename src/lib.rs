@@ -15,6 +15,7 @@ mod failure;
 mod group;
 mod logging;
 pub mod machine;
+mod populating;
 mod run;
 mod signals;
 pub mod sockets;

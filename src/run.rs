@@ -39,12 +39,17 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     let listeners = sockets::listen(options)?;
     let consoles = Consoles::open(options)?;
 
+    let assembly = match assemble(options, listeners, consoles.all.as_ref()) {
+        // By one of the signals, which end a machine in order.
+        Err(Failure::Build(error)) if error.is_interruption() => return Ok(0),
+        assembly => assembly?,
+    };
     let Assembly {
         machine,
         server,
         serial,
         mmio: _,
-    } = assemble(options, listeners, consoles.all.as_ref())?;
+    } = assembly;
     let awaits_clients = server.as_ref().is_some_and(Server::awaits_clients);
     let server = server.map(|server| Rc::new(RefCell::new(server)));
     let mut event_loop = EventLoop::new(machine.clone())

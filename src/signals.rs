@@ -2,6 +2,7 @@
 //! guest end it.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
@@ -45,6 +46,21 @@ impl Signals {
         let number = info[..length].first_chunk()?;
         i32::try_from(u32::from_ne_bytes(*number)).ok()
     }
+}
+
+/// Whether one of the signals has come that nobody has read yet. Only where they are blocked.
+pub fn is_one_pending() -> bool {
+    let mut pending = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: the call fills the set that it is given, unless it fails.
+    let pending = unsafe {
+        if libc::sigpending(pending.as_mut_ptr()) != 0 {
+            return false;
+        }
+        pending.assume_init()
+    };
+    // SAFETY: the set is initialised.
+    let has = |signal: &i32| unsafe { libc::sigismember(&raw const pending, *signal) == 1 };
+    SIGNALS.iter().any(has)
 }
 
 /// The subscriber that tells the machine.

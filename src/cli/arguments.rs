@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use aerostat_vmm::config::DEFAULT_CMDLINE;
-use aerostat_vmm::units::MemorySize;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser};
 
 use super::balloon::BalloonArgument;
+use super::memory::MemoryArgument;
 use super::options::{ErrorPolicy, PanicPolicy, TermPolicy};
 use super::socket::SocketArgument;
 use super::values::{self, SerialValue};
@@ -103,15 +103,18 @@ pub struct Arguments {
     pub cpus: u8,
 
     /// Memory (required): 512M, 2G, 1.5G, 2GiB; powers of 1024, a bare number counts MiB; at
-    /// least 64M
-    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
-    pub mem: Option<MemorySize>,
+    /// least 64M. Options behind it: backing=anon|memfd|hugetlbfs is where it comes from (anon);
+    /// hugepage=2M|1G is the size of hugetlbfs' pages (2M); thp=on|off asks for transparent huge
+    /// pages, or for none (default: as the host does it); prealloc=on|off takes all of it from the
+    /// host before the guest starts (off); lock=on|off keeps it from being swapped out (off)
+    #[arg(long, value_name = "SIZE,KEY=VALUE,…", help_heading = "Machine")]
+    pub mem: Option<MemoryArgument>,
 
     /// Memory balloon: off, on, or options: deflate-on-oom=on|off lets a guest that is short of
     /// memory take pages back (default off); free-page-reporting=on|off lets it give back what it
-    /// does not use (on); page-poison=on|off lets it say what it fills free pages with (on);
-    /// id=NAME names it to QMP (balloon0); min=SIZE is what the guest always keeps (0);
-    /// max-rate=SIZE/s is how fast it is asked to give memory (as fast as it can);
+    /// does not use (on, with backing=hugetlbfs off); page-poison=on|off lets it say what it fills
+    /// free pages with (on); id=NAME names it to QMP (balloon0); min=SIZE is what the guest always
+    /// keeps (0); max-rate=SIZE/s is how fast it is asked to give memory (as fast as it can);
     /// stall-after=TIME is how long it may make no progress before it counts as stalled (5s)
     #[arg(
         long,

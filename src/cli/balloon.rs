@@ -18,6 +18,8 @@ pub struct BalloonSettings {
     pub steering: SteeringOptions,
     /// What the device offers.
     pub device: BalloonOptions,
+    /// Whether the user has said if the guest reports free pages.
+    pub chooses_reporting: bool,
 }
 
 impl Default for BalloonSettings {
@@ -26,6 +28,7 @@ impl Default for BalloonSettings {
             id: "balloon0".to_owned(),
             steering: SteeringOptions::default(),
             device: BalloonOptions::default(),
+            chooses_reporting: false,
         }
     }
 }
@@ -41,6 +44,7 @@ const OPTIONS: [(&str, &str, Setter); 7] = [
     }),
     ("free-page-reporting", "on|off", |balloon, value| {
         balloon.device.free_page_reporting = switch(value)?;
+        balloon.chooses_reporting = true;
         Ok(())
     }),
     ("page-poison", "on|off", |balloon, value| {
@@ -162,6 +166,7 @@ mod tests {
                 free_page_reporting: false,
                 page_poison: false,
             },
+            chooses_reporting: true,
         };
         assert_eq!(balloon(text), Some(expected));
     }

@@ -9,6 +9,7 @@ mod balloon;
 mod entries;
 mod file;
 mod kind;
+mod memory;
 pub mod options;
 mod print;
 mod socket;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aerostat_devices::RamOptions;
+use aerostat_devices::{Backing, RamOptions};
 use aerostat_units::Size;
 use aerostat_vmm::MachineConfig;
 use aerostat_vmm::units::MemorySize;
@@ -58,6 +58,8 @@ pub struct Options {
     pub cpus: u8,
     /// Guest memory.
     pub mem: MemorySize,
+    /// Where guest memory comes from.
+    pub ram: RamOptions,
     /// The balloon, if there is to be one.
     pub balloon: Option<BalloonSettings>,
     /// What the machine is called: 1 to 255 bytes without control characters.
@@ -149,7 +151,7 @@ impl Options {
             cmdline: self.cmdline.clone(),
             cpus: self.cpus,
             memory: self.mem,
-            ram: RamOptions::default(),
+            ram: self.ram,
             balloon: self.balloon.as_ref().map(|balloon| balloon.device),
             debug_exit: self.debug_exit,
         }
@@ -177,9 +179,18 @@ impl TryFrom<Arguments> for Options {
         if arguments.paused && arguments.qmp.is_empty() {
             return Err(OptionsError::PausedWithoutQmp);
         }
-        let balloon = arguments.balloon.0;
+        let mut balloon = arguments.balloon.0;
+        if let Some(balloon) = &mut balloon
+            && let Backing::HugeTlb(_) = mem.ram.backing
+            && !balloon.chooses_reporting
+        {
+            // Nobody hears when the guest uses again what it has reported, and its huge pages may
+            // be somebody else's then.
+            balloon.device.free_page_reporting = false;
+        }
         let min = balloon.as_ref().map_or(0, |it| it.steering.limits.min);
-        if min > mem.bytes() {
+        if min > mem.size.bytes() {
+            let mem = mem.size;
             return Err(OptionsError::MinAboveMemory { min, mem });
         }
         distinct_sockets(&arguments.qmp)?;
@@ -191,7 +202,8 @@ impl TryFrom<Arguments> for Options {
             initrd: arguments.initrd,
             cmdline: arguments.cmdline,
             cpus: arguments.cpus,
-            mem,
+            mem: mem.size,
+            ram: mem.ram,
             balloon,
             name: arguments.name,
             uuid: arguments.uuid,

@@ -3,6 +3,7 @@ mod samples;
 
 use std::fs;
 
+use aerostat_devices::RamOptions;
 use tempfile::TempDir;
 
 use super::arguments::{file_options, key};
@@ -79,6 +80,7 @@ fn needed_arguments_make_a_machine_with_the_defaults() {
         cmdline: aerostat_vmm::config::DEFAULT_CMDLINE.to_owned(),
         cpus: 1,
         mem: "2G".parse().unwrap(),
+        ram: RamOptions::default(),
         balloon: Some(BalloonSettings::default()),
         name: None,
         uuid: None,
@@ -197,6 +199,20 @@ fn options_that_repeat_may_be_single_in_a_file() {
         .map(key)
         .collect();
     assert_eq!(repeating, ["qmp", "serial", "verbose"]);
+}
+
+#[test]
+fn guest_in_huge_pages_of_the_pool_reports_free_pages_only_where_that_is_chosen() {
+    let reports = |mem: &str, balloon: &[&str]| {
+        let arguments = [&["--kernel=/k", mem], balloon].concat();
+        let options = run(&strings(&arguments)).unwrap();
+        options.balloon.unwrap().device.free_page_reporting
+    };
+    let huge = "--mem=2G,backing=hugetlbfs";
+    assert!(reports("--mem=2G", &[]));
+    assert!(!reports(huge, &[]));
+    assert!(!reports(huge, &["--balloon=page-poison=off"]));
+    assert!(reports(huge, &["--balloon=free-page-reporting=on"]));
 }
 
 #[test]

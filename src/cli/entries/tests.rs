@@ -109,6 +109,10 @@ fn first_thing_wrong_in_the_file_is_named() {
 #[test]
 fn values_are_refused_with_the_words_of_the_command_line() {
     assert_refused(
+        "mem = '2G,backing=disk'",
+        "mem: \"2G,backing=disk\": \"backing=disk\": the value is anon, memfd or hugetlbfs (line 1)",
+    );
+    assert_refused(
         "mem = '2X'",
         "mem: \"2X\": not a size: write a number and K, M, G or T, for example 512M or 2G (line 1)",
     );

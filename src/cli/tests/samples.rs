@@ -42,7 +42,12 @@ pub const SAMPLES: [Sample; 21] = [
         &["--cmdline="],
     ),
     sample("cpus", &["--cpus", "64"], "cpus = 64", &["--cpus=2"]),
-    sample("mem", &["--mem", "128"], "mem = 128", &["--mem=1.5G"]),
+    sample(
+        "mem",
+        &["--mem", "128M,backing=memfd,thp=on"],
+        "mem = '128M,backing=memfd,thp=on'",
+        &["--mem=1.5G"],
+    ),
     sample(
         "balloon",
         &["--balloon", "deflate-on-oom=on,id=b,stall-after=2s"],
