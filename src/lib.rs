@@ -5,6 +5,7 @@
 //! sees it in their own process.
 
 pub mod assembly;
+mod bus_error;
 mod check;
 pub mod cli;
 mod console;

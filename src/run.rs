@@ -6,9 +6,11 @@ use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
+use aerostat_devices::Backing;
 use aerostat_qmp::Server;
 
 use crate::assembly::{Assembly, assemble, resource};
+use crate::bus_error;
 use crate::cli::{Options, SerialArgument};
 use crate::console::Console;
 use crate::console::expectation::ExpectedText;
@@ -35,6 +37,9 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub fn run(options: &Options) -> Result<u8, Failure> {
     start_log(options)?;
     let signals = Signals::take().map_err(resource("signals"))?;
+    if let Backing::HugeTlb(_) = options.ram.backing {
+        bus_error::tell().map_err(resource("signals"))?;
+    }
     // Whoever has the sockets may write the console's files.
     let listeners = sockets::listen(options)?;
     let consoles = Consoles::open(options)?;

@@ -19,7 +19,7 @@ use crate::config::MachineConfig;
 use crate::device_thread::Subscriber;
 use crate::guest_events::{GuestEvent, GuestEvents};
 use crate::vcpu::Buses;
-use crate::{acpi, layout};
+use crate::{acpi, layout, memory};
 
 /// An interrupt line, and the GSI that it is.
 struct Line {
@@ -63,6 +63,7 @@ impl DeviceSet {
         events: &Arc<GuestEvents>,
     ) -> Result<(Self, Vec<Subscriber>), BuildError> {
         let mut maker = Maker::default();
+        maker.buses.ram = memory::ranges(config.memory);
         maker.add_power(events)?;
         maker.add_panic_port(events, io.crash_loaded)?;
         if config.debug_exit {

@@ -6,11 +6,22 @@ use aerostat_devices::bus::Bus;
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use crate::memory::Range;
+
 /// The two address spaces in which a vCPU finds devices.
 #[derive(Debug, Default)]
 pub(crate) struct Buses {
     pub(crate) ports: Bus,
     pub(crate) mmio: Bus,
+    /// Where there is memory and no device can be.
+    pub(crate) ram: Vec<Range>,
+}
+
+impl Buses {
+    fn is_ram(&self, address: u64) -> bool {
+        let has = |(start, bytes): &Range| (start.0..start.0 + bytes).contains(&address);
+        self.ram.iter().any(has)
+    }
 }
 
 /// A vCPU cannot go on.
@@ -39,6 +50,18 @@ pub enum VcpuFailure {
     Unhandled {
         /// The exit.
         exit: String,
+        /// Where the guest was.
+        registers: RegisterDump,
+    },
+    /// The host does not give the guest a page of its memory.
+    #[error(
+        "The host gives no memory for a page of the guest{}: with backing=hugetlbfs its pool of \
+         huge pages is used up; others have taken what the guest had given back\n{registers}",
+        address.map(|address| format!(" at {address:#x}")).unwrap_or_default()
+    )]
+    NoMemory {
+        /// The guest-physical address, if KVM knows it.
+        address: Option<u64>,
         /// Where the guest was.
         registers: RegisterDump,
     },
@@ -138,6 +161,12 @@ pub(crate) fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), Exit> {
             buses.ports.write(port.into(), data);
             Ok(())
         }
+        // Where KVM emulates instructions, it takes memory that it cannot reach for a device.
+        Ok(VcpuExit::MmioRead(address, _) | VcpuExit::MmioWrite(address, _))
+            if buses.is_ram(address) =>
+        {
+            Err(no_memory(vcpu, Some(address)))
+        }
         Ok(VcpuExit::MmioRead(address, data)) => {
             buses.mmio.read(address, data);
             Ok(())
@@ -152,6 +181,9 @@ pub(crate) fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), Exit> {
             reason,
             registers: RegisterDump::take(vcpu),
         })),
+        Ok(VcpuExit::MemoryFault { gpa, .. }) => Err(no_memory(vcpu, Some(gpa))),
+        // Kernels before 6.8 do not say where.
+        Err(error) if error.errno() == libc::EFAULT => Err(no_memory(vcpu, None)),
         Ok(VcpuExit::InternalError) => Err(Exit::Failure(internal_error(vcpu))),
         Ok(exit) => {
             let exit = format!("{exit:?}");
@@ -167,6 +199,11 @@ pub(crate) fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), Exit> {
             registers: RegisterDump::take(vcpu),
         })),
     }
+}
+
+fn no_memory(vcpu: &VcpuFd, address: Option<u64>) -> Exit {
+    let registers = RegisterDump::take(vcpu);
+    Exit::Failure(VcpuFailure::NoMemory { address, registers })
 }
 
 fn internal_error(vcpu: &mut VcpuFd) -> VcpuFailure {
@@ -190,6 +227,21 @@ fn internal_error(vcpu: &mut VcpuFd) -> VcpuFailure {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_of_memory_are_known_to_be_no_devices() {
+        let buses = Buses {
+            ram: crate::memory::ranges("3584M".parse().unwrap()),
+            ..Buses::default()
+        };
+        let [low_end, high, high_end] = [0xc000_0000, 1 << 32, (1 << 32) + (512 << 20)];
+        for address in [0, low_end - 1, high, high_end - 1] {
+            assert!(buses.is_ram(address), "{address:#x}");
+        }
+        for address in [low_end, high - 1, high_end, u64::MAX] {
+            assert!(!buses.is_ram(address), "{address:#x}");
+        }
+    }
 
     #[test]
     fn dump_of_a_reset_vcpu_says_so() {
