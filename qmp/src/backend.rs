@@ -110,12 +110,32 @@ pub struct MachineInfo {
     pub uuid: String,
     /// Its RAM.
     pub memory_bytes: u64,
+    /// Where its RAM comes from.
+    pub ram: RamInfo,
     /// How many CPUs such a machine can have.
     pub max_cpus: u32,
     /// Whether KVM runs the guest.
     pub kvm: KvmInfo,
     /// Where its serial port is connected to, in QEMU's words: `stdio`, `file`.
     pub consoles: Vec<String>,
+}
+
+/// Where RAM comes from, as far as QEMU has words for it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RamInfo {
+    /// It is a memfd, which can be shared, rather than memory of the process alone.
+    pub memfd: bool,
+    /// The size of the huge pages of the host's pool that it is made of; `None` for other pages.
+    pub huge_page_bytes: Option<u64>,
+    /// All of it was taken from the host at the start.
+    pub prealloc: bool,
+}
+
+impl RamInfo {
+    /// Whether the host keeps all of it for the guest: huge pages of its pool, and nothing else.
+    pub fn is_reserved(&self) -> bool {
+        self.huge_page_bytes.is_some()
+    }
 }
 
 /// The balloon as the host and the guest's driver have it now.

@@ -41,7 +41,8 @@ mod testing;
 extern crate self as aerostat_qmp;
 
 pub use backend::{
-    Backend, BalloonInfo, CommandError, CpuInfo, GuestStatistics, KvmInfo, MachineInfo, RunState,
+    Backend, BalloonInfo, CommandError, CpuInfo, GuestStatistics, KvmInfo, MachineInfo, RamInfo,
+    RunState,
 };
 pub use events::{Event, EventReceiver, EventSender, PanicAction, ShutdownCause};
 pub use governor::{Driver, Limits, View};

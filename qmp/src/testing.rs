@@ -9,7 +9,7 @@ use aerostat_qmp::command::types::Arguments;
 use aerostat_qmp::monitor::Monitor;
 use aerostat_qmp::{
     Backend, BalloonInfo, CommandError, CpuInfo, Driver, GuestStatistics, KvmInfo, MachineInfo,
-    RunState, Steering, SteeringOptions, View,
+    RamInfo, RunState, Steering, SteeringOptions, View,
 };
 
 /// RAM of [`Machine`].
@@ -50,6 +50,7 @@ impl Default for Machine {
                 name: None,
                 uuid: "00000000-0000-0000-0000-000000000000".to_owned(),
                 memory_bytes: RAM_BYTES,
+                ram: RamInfo::default(),
                 max_cpus: 64,
                 kvm,
                 consoles: vec!["stdio".to_owned()],

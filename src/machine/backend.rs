@@ -1,13 +1,13 @@
 //! What QMP's commands ask of the machine.
 
-use aerostat_devices::PAGE_SIZE;
 use aerostat_devices::balloon::{
     Balloon, F_DEFLATE_ON_OOM, F_REPORTING, F_STATS_VQ, MIN_REPORTING_RATE, Statistics,
     feature_names,
 };
+use aerostat_devices::{Backing, PAGE_SIZE, RamOptions};
 use aerostat_qmp::{
     Backend, BalloonInfo, CommandError, CpuInfo, Driver, Event, GuestStatistics, KvmInfo,
-    MachineInfo, RunState, ShutdownCause, View,
+    MachineInfo, RamInfo, RunState, ShutdownCause, View,
 };
 use aerostat_vmm::RunState as VmState;
 use aerostat_vmm::config::MAX_CPUS;
@@ -28,6 +28,7 @@ impl Backend for MachineHandle {
             name,
             uuid,
             memory_bytes: life.machine.memory().bytes(),
+            ram: ram_info(life.machine.ram_options()),
             max_cpus: MAX_CPUS.into(),
             kvm: KvmInfo {
                 enabled: true,
@@ -181,6 +182,17 @@ impl MachineHandle {
             act(balloon);
             Ok(())
         })?
+    }
+}
+
+fn ram_info(options: RamOptions) -> RamInfo {
+    RamInfo {
+        memfd: options.backing != Backing::Anonymous,
+        huge_page_bytes: match options.backing {
+            Backing::HugeTlb(size) => Some(size.bytes()),
+            Backing::Anonymous | Backing::Memfd => None,
+        },
+        prealloc: options.prealloc,
     }
 }
 

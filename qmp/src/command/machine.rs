@@ -90,14 +90,15 @@ pub(super) fn query_memory_size_summary(context: &mut Context<'_>, _: &Arguments
 }
 
 pub(super) fn query_memdev(context: &mut Context<'_>, _: &Arguments) -> Return {
+    let info = context.machine.info();
     let backend = object([
         ("id", RAM_ID.into()),
-        ("size", context.machine.info().memory_bytes.into()),
+        ("size", info.memory_bytes.into()),
         ("merge", false.into()),
         ("dump", true.into()),
-        ("prealloc", false.into()),
-        ("share", false.into()),
-        ("reserve", false.into()),
+        ("prealloc", info.ram.prealloc.into()),
+        ("share", info.ram.memfd.into()),
+        ("reserve", info.ram.is_reserved().into()),
         ("host-nodes", Value::Array(Vec::new())),
         ("policy", MEMORY_POLICY.into()),
     ]);
@@ -117,8 +118,28 @@ pub(super) fn query_migrate(_: &mut Context<'_>, _: &Arguments) -> Return {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RamInfo;
     use crate::json;
     use crate::testing::{Machine, run};
+
+    #[test]
+    fn memory_is_told_of_as_it_was_chosen() {
+        let mut machine = Machine::default();
+        let memory = |machine: &mut Machine| run(machine, query_memdev, []).unwrap()[0].clone();
+        let plain = memory(&mut machine);
+        for switch in ["prealloc", "share", "reserve"] {
+            assert_eq!(plain[switch], false, "{switch}");
+        }
+        machine.info.ram = RamInfo {
+            memfd: true,
+            huge_page_bytes: Some(2 << 20),
+            prealloc: true,
+        };
+        let huge = memory(&mut machine);
+        for switch in ["prealloc", "share", "reserve"] {
+            assert_eq!(huge[switch], true, "{switch}");
+        }
+    }
 
     #[test]
     fn cpus_are_the_cores_of_one_socket_in_the_order_of_objects() {

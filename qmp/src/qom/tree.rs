@@ -4,10 +4,10 @@ use serde_json::Value;
 
 use super::RAM_ID;
 use super::types::{
-    self, Access, BALLOON_TYPE, BUS_TYPE, CONTAINER, CPU_TYPE, MACHINE_TYPE, Property, QomType,
-    RAM_TYPE, REPORTING, REPORTING_RATE, TRANSPORT_TYPE,
+    self, Access, BALLOON_TYPE, BUS_TYPE, CONTAINER, CPU_TYPE, MACHINE_TYPE, MEMFD_TYPE, Property,
+    QomType, RAM_TYPE, REPORTING, REPORTING_RATE, TRANSPORT_TYPE,
 };
-use crate::backend::{Backend, BalloonInfo, CommandError, GuestStatistics};
+use crate::backend::{Backend, BalloonInfo, CommandError, GuestStatistics, MachineInfo, RamInfo};
 use crate::json::{object, object_of};
 
 /// The names of the statistics, by tag (virtio 1.2 §5.5.6.3), as QEMU has them.
@@ -110,10 +110,7 @@ impl Tree {
         let mut tree = Self(Vec::new());
         let root = tree.add(None, "", CONTAINER, Vec::new());
         let objects = tree.add(Some(root), "objects", CONTAINER, Vec::new());
-        let memory = Slot::Value(machine.info().memory_bytes.into());
-        let ram = ["share", "prealloc", "reserve", "merge"].map(|name| (name, off()));
-        let ram = ram.into_iter().chain([("size", memory), ("dump", on())]);
-        let ram = tree.add(Some(objects), RAM_ID, RAM_TYPE, ram.collect());
+        let ram = tree.add_ram(objects, &machine.info());
         let backend = vec![("memory-backend", Slot::Link(Some(ram)))];
         let top = tree.add(Some(root), "machine", MACHINE_TYPE, backend);
         tree.add(Some(top), "peripheral-anon", CONTAINER, Vec::new());
@@ -140,6 +137,36 @@ impl Tree {
             tree.add_balloon(peripheral, unattached, cpus, &balloon);
         }
         tree
+    }
+
+    /// Adds the guest's memory, as the object by which QEMU would be told of it.
+    fn add_ram(&mut self, objects: Id, info: &MachineInfo) -> Id {
+        let RamInfo {
+            memfd,
+            huge_page_bytes,
+            prealloc,
+        } = info.ram;
+        let switch = |on: bool| Slot::Value(on.into());
+        let mut slots = vec![
+            ("share", switch(memfd)),
+            ("prealloc", switch(prealloc)),
+            ("reserve", switch(info.ram.is_reserved())),
+            ("merge", off()),
+            ("size", Slot::Value(info.memory_bytes.into())),
+            ("dump", on()),
+        ];
+        let ty = if memfd { MEMFD_TYPE } else { RAM_TYPE };
+        if memfd {
+            slots.extend([
+                ("hugetlb", switch(huge_page_bytes.is_some())),
+                (
+                    "hugetlbsize",
+                    Slot::Value(huge_page_bytes.unwrap_or(0).into()),
+                ),
+                ("seal", on()),
+            ]);
+        }
+        self.add(Some(objects), RAM_ID, ty, slots)
     }
 
     /// Adds the balloon and its transport, which is the device with this number.

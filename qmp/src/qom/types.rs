@@ -24,8 +24,10 @@ pub const CPU_TYPE: &str = "host-x86_64-cpu";
 pub const BALLOON_TYPE: &str = "virtio-balloon-device";
 /// The type of what the devices stand in.
 pub const CONTAINER: &str = "container";
-/// The type of the guest's memory.
+/// The type of the guest's memory where it is the process's alone.
 pub const RAM_TYPE: &str = "memory-backend-ram";
+/// The type of the guest's memory where it is a file without a name.
+pub const MEMFD_TYPE: &str = "memory-backend-memfd";
 /// The transport of the balloon.
 pub const TRANSPORT_TYPE: &str = "virtio-mmio";
 /// What the balloon is plugged into.
@@ -183,6 +185,15 @@ static TYPES: &[QomType] = &[
         ],
     ),
     class(RAM_TYPE, "memory-backend", &[]),
+    class(
+        MEMFD_TYPE,
+        "memory-backend",
+        &[
+            Property::fact("hugetlb", "bool"),
+            Property::fact("seal", "bool"),
+            Property::fact("hugetlbsize", "int"),
+        ],
+    ),
     abstract_class(
         "bus",
         "object",

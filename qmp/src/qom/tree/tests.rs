@@ -64,6 +64,43 @@ fn paths_may_have_empty_parts_be_partial_and_follow_links() {
 }
 
 #[test]
+fn memory_is_the_object_by_which_qemu_would_be_told_of_it() {
+    let mut machine = Machine::default();
+    let get = |machine: &Machine, property| {
+        let ram = Tree::of(machine);
+        ram.get("/objects/aerostat.ram", property)
+    };
+    assert_eq!(get(&machine, "type"), Ok("memory-backend-ram".into()));
+    assert_eq!(get(&machine, "share"), Ok(false.into()));
+    assert!(get(&machine, "hugetlb").is_err());
+
+    machine.info.ram = RamInfo {
+        memfd: true,
+        huge_page_bytes: Some(2 << 20),
+        prealloc: true,
+    };
+    assert_eq!(get(&machine, "type"), Ok("memory-backend-memfd".into()));
+    for (property, value) in [
+        ("share", true.into()),
+        ("hugetlb", true.into()),
+        ("hugetlbsize", Value::from(2 << 20)),
+        ("seal", true.into()),
+        ("prealloc", true.into()),
+        ("reserve", true.into()),
+    ] {
+        assert_eq!(get(&machine, property), Ok(value), "{property}");
+    }
+    machine.info.ram.huge_page_bytes = None;
+    assert_eq!(get(&machine, "hugetlb"), Ok(false.into()));
+    assert_eq!(get(&machine, "hugetlbsize"), Ok(0.into()));
+    let tree = Tree::of(&machine);
+    let listed = tree.list("/objects/aerostat.ram").unwrap();
+    for property in listed.as_array().unwrap() {
+        assert!(get(&machine, property["name"].as_str().unwrap()).is_ok());
+    }
+}
+
+#[test]
 fn unknown_and_ambiguous_paths_are_told_apart_by_qom_list_only() {
     let tree = tree();
     assert_eq!(
