@@ -1,6 +1,7 @@
 //! What the host sees of a machine's process. Sizes are in KiB, as the kernel gives them.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use super::{Context, Error, Result};
@@ -42,6 +43,26 @@ pub fn memory_field_kib(pid: u32, field: &str) -> Result<u64> {
         field: field.to_owned(),
         path,
     })
+}
+
+/// Memory in the files without a name by which process `pid` has its guest's memory.
+///
+/// # Errors
+///
+/// When the process is gone.
+pub fn memfd_kib(pid: u32) -> Result<u64> {
+    let directory = PathBuf::from(format!("/proc/{pid}/fd"));
+    let entries = fs::read_dir(&directory).context(format!("read {}", directory.display()))?;
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let is_memory = |path: &PathBuf| {
+        fs::read_link(path).is_ok_and(|to| to.to_string_lossy().contains("memfd:aerostat-ram"))
+    };
+    let blocks = paths.filter(is_memory).filter_map(|path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some(metadata.blocks())
+    });
+    // A block has 512 bytes, whatever the file system's are.
+    Ok(blocks.sum::<u64>() / 2)
 }
 
 /// The number after `name:` in a file with lines as `MemTotal:  1024 kB`.

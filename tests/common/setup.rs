@@ -108,7 +108,17 @@ impl Setup {
     ///
     /// As [`binary_under_test`].
     pub fn tiny(script: Script) -> Result<Self> {
-        let setup = Self::tiny_kernel(script_elf())?;
+        Self::tiny_in(script, "64M")
+    }
+
+    /// The same with this memory (as on the command line).
+    ///
+    /// # Errors
+    ///
+    /// As [`binary_under_test`].
+    pub fn tiny_in(script: Script, mem: &str) -> Result<Self> {
+        let setup = Self::without_kernel(&binary_under_test()?, mem);
+        let setup = setup.file("--kernel", "kernel", script_elf());
         Ok(setup.file("--initrd", "script", script.into_initrd()))
     }
 

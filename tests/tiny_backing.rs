@@ -1,0 +1,268 @@
+//! Every backing of guest memory under the real binary: what the bare-metal guest gives back is
+//! gone from the host, and what it takes again is there.
+
+mod common;
+
+use std::time::Duration;
+
+use aerostat_tiny_guest::{BalloonDriver, Script};
+use common::host::{memfd_kib, memory_field_kib};
+use common::huge_pages::{self, HugePages};
+use common::machine::Machine;
+use common::setup::Setup;
+use common::wait_until;
+use rustix::process::Signal;
+
+/// The first virtio-mmio device, as the DSDT announces it.
+const DEVICE: u64 = 0xd000_0000;
+const QUEUE_NOTIFY: u64 = 0x50;
+/// Guest memory for the driver's rings.
+const RINGS: u64 = 0x200_0000;
+/// Guest memory to give away: 16 MiB from 16 MiB.
+const PAGES: u64 = 0x100_0000;
+const FIRST_PFN: u32 = 0x1000;
+const COUNT: u32 = 4096;
+const PAGE: u64 = 4096;
+const MEMORY: u64 = 64 << 20;
+/// Huge pages of 2 MiB in it.
+const HUGE_PAGES: u64 = MEMORY >> 21;
+const MIB_KIB: u64 = 1024;
+const LIMIT: Duration = Duration::from_secs(30);
+/// VIRTIO_BALLOON_F_MUST_TELL_HOST.
+const MUST_TELL_HOST: u32 = 1;
+/// Page numbers that Linux sends at a time.
+const LINUX_BUFFER: u32 = 256;
+
+fn wait_for(machine: &mut Machine, text: &str) -> String {
+    machine.console.wait_for(text, LIMIT).expect("console")
+}
+
+fn start(script: Script, mem: &str) -> Machine {
+    let setup = Setup::tiny_in(script, mem).expect("guest");
+    setup.start().expect("start")
+}
+
+/// Fills the memory to give away, gives it as Linux does, takes it back and fills it again.
+fn inflate_and_deflate(features: u32) -> Script {
+    let mut driver = BalloonDriver::new(DEVICE, RINGS).with_features(features);
+    let fill = |script: Script| script.fill(PAGES, COUNT.into(), PAGE, u64::MAX);
+    let script = fill(driver.init(Script::new())).puts("filled\n");
+    let mut script = script.wait32(driver.num_pages(), u32::MAX, COUNT);
+    for given in (0..COUNT).step_by(LINUX_BUFFER as usize) {
+        let last = FIRST_PFN + COUNT - 1 - given;
+        script = driver.inflate(script, last, LINUX_BUFFER, -1, given + LINUX_BUFFER);
+    }
+    let script = script
+        .puts("inflated\n")
+        .wait32(driver.num_pages(), u32::MAX, 0);
+    let script = driver.deflate(script, FIRST_PFN, 2048, 2048);
+    let script = driver.deflate(script, FIRST_PFN + 2048, 2048, 0);
+    fill(script.collect("contents", PAGES, COUNT.into(), PAGE)).puts("touched\n")
+}
+
+/// Runs that guest and looks at the machine's memory with `kib`: it loses 16 MiB, and gets `back`
+/// MiB of them again at least.
+fn memory_goes_and_comes(mem: &str, features: u32, back: u64, kib: impl Fn(u32) -> u64) {
+    let mut machine = start(inflate_and_deflate(features), mem);
+    let mut qmp = machine.qmp().expect("connect");
+    wait_for(&mut machine, "filled");
+    let full = kib(machine.pid());
+    qmp.balloon(MEMORY - u64::from(COUNT) * PAGE)
+        .expect("balloon");
+    wait_for(&mut machine, "inflated");
+    // Where the guest is slow, the last half of a huge page may wait for its time.
+    let released = || full.saturating_sub(kib(machine.pid()));
+    let is_released = wait_until(LIMIT, || released() > 15 * MIB_KIB);
+    assert!(is_released, "{mem}: {} KiB of 16 MiB", released());
+    let left = kib(machine.pid());
+
+    qmp.balloon(MEMORY).expect("balloon");
+    wait_for(&mut machine, "contents ");
+    assert_eq!(wait_for(&mut machine, "\n"), "0000000000000000");
+    wait_for(&mut machine, "touched");
+    let taken = kib(machine.pid()).saturating_sub(left);
+    assert!(taken >= back * MIB_KIB, "{mem}: {taken} KiB of 16 MiB");
+}
+
+fn field(name: &'static str) -> impl Fn(u32) -> u64 {
+    move |pid| memory_field_kib(pid, name).expect("smaps_rollup")
+}
+
+#[test]
+fn anonymous_memory_goes_and_comes() {
+    memory_goes_and_comes("64M,backing=anon", 0, 15, field("Rss"));
+    memory_goes_and_comes("64M,thp=off,prealloc=on", 0, 15, field("Rss"));
+    memory_goes_and_comes("64M,thp=on", 0, 15, field("Rss"));
+}
+
+#[test]
+fn memory_of_a_memfd_goes_and_comes() {
+    let kib = |pid| memfd_kib(pid).expect("files");
+    memory_goes_and_comes("64M,backing=memfd", 0, 15, kib);
+    memory_goes_and_comes("64M,backing=memfd,prealloc=on", 0, 15, kib);
+    memory_goes_and_comes("64M,backing=memfd,thp=on", MUST_TELL_HOST, 15, kib);
+    memory_goes_and_comes("64M,backing=memfd", 0, 15, field("Rss"));
+}
+
+#[test]
+fn transparent_huge_pages_go_and_come_as_a_whole() {
+    // What the host has split comes back in small pages first.
+    memory_goes_and_comes("64M,thp=on", MUST_TELL_HOST, 2, field("AnonHugePages"));
+    memory_goes_and_comes("64M,thp=on", MUST_TELL_HOST, 15, field("Rss"));
+}
+
+#[test]
+fn huge_pages_of_the_pool_go_and_come() {
+    let _pages = HugePages::take(HUGE_PAGES);
+    let mem = "64M,backing=hugetlbfs";
+    let mapped = |pid| field("Shared_Hugetlb")(pid) + field("Private_Hugetlb")(pid);
+    memory_goes_and_comes(mem, MUST_TELL_HOST, 15, mapped);
+    memory_goes_and_comes(mem, MUST_TELL_HOST, 15, |pid| {
+        memfd_kib(pid).expect("files")
+    });
+}
+
+#[test]
+fn pool_gets_huge_pages_and_keeps_them_for_a_guest_that_takes_them_back() {
+    let _pages = HugePages::take(HUGE_PAGES);
+    let before = huge_pages::available();
+    let mut machine = start(inflate_and_deflate(MUST_TELL_HOST), "64M,backing=hugetlbfs");
+    let mut qmp = machine.qmp().expect("connect");
+    wait_for(&mut machine, "filled");
+    assert_eq!(huge_pages::available(), before - HUGE_PAGES);
+    qmp.balloon(MEMORY - u64::from(COUNT) * PAGE)
+        .expect("balloon");
+    wait_for(&mut machine, "inflated");
+    assert_eq!(huge_pages::available(), before - HUGE_PAGES + 8);
+    qmp.balloon(MEMORY).expect("balloon");
+    wait_for(&mut machine, "touched");
+    assert_eq!(huge_pages::available(), before - HUGE_PAGES);
+}
+
+#[test]
+fn rest_of_a_huge_page_goes_when_the_guest_sends_no_more() {
+    let mut driver = BalloonDriver::new(DEVICE, RINGS).with_features(MUST_TELL_HOST);
+    let script = driver.init(Script::new());
+    let script = script.fill(PAGES, COUNT.into(), PAGE, u64::MAX);
+    let script = driver.inflate(script, FIRST_PFN, LINUX_BUFFER, 1, LINUX_BUFFER);
+    let mut machine = start(script.puts("inflated\n"), "64M,thp=on");
+    let mut qmp = machine.qmp().expect("connect");
+    wait_for(&mut machine, "inflated");
+    let mut released = || {
+        let state = qmp.execute("x-query-balloon").expect("x-query-balloon");
+        state["released"].as_u64().expect("a number")
+    };
+    let all = u64::from(LINUX_BUFFER) * PAGE;
+    assert!(wait_until(LIMIT, || released() == all));
+}
+
+#[test]
+fn guest_after_a_reset_finds_zeroes_in_any_memory() {
+    let _pages = HugePages::take(HUGE_PAGES);
+    for mem in [
+        "64M,backing=memfd",
+        "64M,backing=hugetlbfs",
+        "64M,backing=hugetlbfs,prealloc=on",
+        "64M,thp=on,prealloc=on",
+        "64M,lock=on",
+    ] {
+        let script = Script::new()
+            .collect("contents", PAGES, COUNT.into(), PAGE)
+            .fill(PAGES, COUNT.into(), PAGE, 7)
+            .puts("filled\n");
+        let mut machine = start(script, mem);
+        let mut qmp = machine.qmp().expect("connect");
+        for _ in 0..2 {
+            wait_for(&mut machine, "contents ");
+            assert_eq!(wait_for(&mut machine, "\n"), "0000000000000000", "{mem}");
+            wait_for(&mut machine, "filled");
+            qmp.execute("system_reset").expect("reset");
+        }
+    }
+}
+
+#[test]
+fn memory_that_is_taken_in_advance_is_there_before_and_after_a_reset() {
+    let script = Script::new().puts("up\n");
+    let mut machine = start(script, "64M,prealloc=on,lock=on");
+    let mut qmp = machine.qmp().expect("connect");
+    for _ in 0..2 {
+        wait_for(&mut machine, "up");
+        for name in ["Rss", "Locked"] {
+            let kib = field(name)(machine.pid());
+            assert!(kib >= 64 * MIB_KIB, "{name}: {kib} KiB");
+        }
+        qmp.execute("system_reset").expect("reset");
+    }
+}
+
+#[test]
+fn signal_ends_a_machine_whose_memory_is_being_taken() {
+    let mut machine = start(Script::new().puts("up\n"), "3G,thp=off,prealloc=on");
+    let has_begun = || machine.resident_kib().is_ok_and(|kib| kib > 64 * MIB_KIB);
+    while !has_begun() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    machine.signal(Signal::TERM).expect("signal");
+    machine.wait_success().expect("end");
+    assert_eq!(machine.console.log(), "");
+}
+
+#[test]
+fn machine_says_so_when_the_pool_is_used_up_and_its_guest_touches_what_it_gave() {
+    let _pages = HugePages::take(HUGE_PAGES);
+    let mut driver = BalloonDriver::new(DEVICE, RINGS);
+    let script = driver.init(Script::new());
+    let script = driver.inflate(script, FIRST_PFN, 512, 1, 512);
+    let script = script.puts("given\n").echo_serial();
+    let script = script.fill(PAGES, 1, PAGE, 1).puts("touched\n");
+    let mut machine = start(script, "64M,backing=hugetlbfs");
+    wait_for(&mut machine, "given");
+    huge_pages::leave(0);
+    machine.console.send("k").expect("type");
+    let status = machine.wait_exit().expect("end");
+    let said = machine.stderr();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("pool of huge pages is used up"), "{said}");
+    assert!(said.contains("of the guest at 0x1000000"), "{said}");
+}
+
+#[test]
+fn machine_says_so_when_the_pool_is_used_up_and_its_queues_were_there() {
+    let _pages = HugePages::take(HUGE_PAGES);
+    // The second queue begins with a huge page.
+    let border = RINGS + (2 << 20);
+    let mut driver = BalloonDriver::new(DEVICE, border - 0x3000);
+    let script = driver.init(Script::new());
+    let first = u32::try_from(border / PAGE).expect("a page number");
+    let script = driver.inflate(script, first, 512, 1, 512);
+    let script = script.puts("given\n").echo_serial();
+    let script = script.store32(driver.register(QUEUE_NOTIFY), 1);
+    let mut machine = start(script, "64M,backing=hugetlbfs");
+    wait_for(&mut machine, "given");
+    huge_pages::leave(0);
+    machine.console.send("k").expect("type");
+    let status = machine.wait_exit().expect("end");
+    let said = machine.stderr();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("pool of huge pages is used up"), "{said}");
+}
+
+#[test]
+fn guest_that_takes_back_what_the_pool_has_given_to_others_is_warned_of() {
+    let _pages = HugePages::take(HUGE_PAGES);
+    let mut machine = start(inflate_and_deflate(MUST_TELL_HOST), "64M,backing=hugetlbfs");
+    let mut qmp = machine.qmp().expect("connect");
+    wait_for(&mut machine, "filled");
+    qmp.balloon(MEMORY - u64::from(COUNT) * PAGE)
+        .expect("balloon");
+    wait_for(&mut machine, "inflated");
+    huge_pages::leave(0);
+    qmp.balloon(MEMORY).expect("balloon");
+    let status = machine.wait_exit().expect("end");
+    let said = machine.stderr();
+    assert_eq!(status.code(), Some(1), "{said}");
+    for part in ["may fail when it touches", "used up; others have taken"] {
+        assert!(said.contains(part), "{said}");
+    }
+}
