@@ -12,11 +12,9 @@ use std::sync::Arc;
 /// not block. `offset` counts bytes from the start of the device's range; the access lies wholly
 /// inside the range.
 pub trait BusDevice: Send + Sync {
-    /// Fills `data` with what the guest reads: 1 to 8 bytes, or all that a string instruction reads
-    /// from a port at once.
+    /// Fills `data` with what the guest reads: 1 to 8 bytes.
     fn read(&self, offset: u64, data: &mut [u8]);
-    /// Takes what the guest wrote: 1 to 8 bytes, or all that a string instruction writes to a port
-    /// at once.
+    /// Takes what the guest wrote: 1 to 8 bytes.
     fn write(&self, offset: u64, data: &[u8]);
 }
 

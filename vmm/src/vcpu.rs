@@ -154,11 +154,20 @@ pub(crate) enum Exit {
 pub(crate) fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), Exit> {
     match vcpu.run() {
         Ok(VcpuExit::IoIn(port, data)) => {
-            buses.ports.read(port.into(), data);
+            let data = std::ptr::from_mut(data);
+            let width = port_width(vcpu);
+            // SAFETY: the bytes are KVM's, mapped for as long as the vCPU lives, and nobody else
+            // refers to them: they lie behind the structure of which `port_width` reads a member.
+            let items = unsafe { &mut *data }.chunks_mut(width);
+            items.for_each(|item| buses.ports.read(port.into(), item));
             Ok(())
         }
         Ok(VcpuExit::IoOut(port, data)) => {
-            buses.ports.write(port.into(), data);
+            let data = std::ptr::from_ref(data);
+            let width = port_width(vcpu);
+            // SAFETY: as above.
+            let items = unsafe { &*data }.chunks(width);
+            items.for_each(|item| buses.ports.write(port.into(), item));
             Ok(())
         }
         // Where KVM emulates instructions, it takes memory that it cannot reach for a device.
@@ -199,6 +208,14 @@ pub(crate) fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), Exit> {
             registers: RegisterDump::take(vcpu),
         })),
     }
+}
+
+/// The bytes of one access to a port: KVM hands over all accesses of a string instruction at once.
+fn port_width(vcpu: &mut VcpuFd) -> usize {
+    // SAFETY: KVM fills this member of the union for the exit reason KVM_EXIT_IO, which is why we
+    // are here.
+    let width = unsafe { vcpu.get_kvm_run().__bindgen_anon_1.io.size };
+    usize::from(width).max(1)
 }
 
 fn no_memory(vcpu: &VcpuFd, address: Option<u64>) -> Exit {

@@ -110,6 +110,23 @@ fn guest_runs_and_powers_off() {
 }
 
 #[test]
+fn string_instructions_reach_a_port_byte_by_byte() {
+    const LINE_STATUS: u16 = 0x3fd;
+    const TEXT: u64 = 0x20_0000;
+    const STATUS: u64 = TEXT + 0x1000;
+    let script = Script::new()
+        .store(TEXT, u64::from_le_bytes(*b"stringy\n"), 8)
+        .outs(0x3f8, TEXT, 8)
+        .ins(LINE_STATUS, STATUS, 8)
+        .print("status", STATUS, 8);
+    let mut guest = guest(script);
+    guest.machine.resume().unwrap();
+    assert_eq!(guest.line(), "stringy");
+    // The transmitter is empty, eight times.
+    assert_eq!(guest.line(), "status 6060606060606060");
+}
+
+#[test]
 fn reset_is_reported_and_what_follows_it_is_not() {
     let mut guest = guest(Script::new().reset().triple_fault());
     guest.machine.resume().unwrap();

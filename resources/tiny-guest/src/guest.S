@@ -56,6 +56,10 @@ aerostat_tiny_guest_start:
     je 46f
     cmp eax, 17
     je 47f
+    cmp eax, 18
+    je 48f
+    cmp eax, 19
+    je 49f
 
 30: // 0 and unknown: halt for ever
     cli
@@ -249,6 +253,23 @@ aerostat_tiny_guest_start:
     mov [rdi + 0xd0], rsi
     lea rax, [rip + 20b]
     mov [rdi + 0xd8], rax
+    jmp 20b
+
+48: // outs: to port a, b times, the next byte from address c, with one instruction
+    mov edx, edi
+    mov rax, rsi
+    mov rsi, rcx
+    mov rcx, rax
+    cld
+    rep outsb
+    jmp 20b
+
+49: // ins: from port a, b times, a byte to the next address from c, with one instruction
+    mov edx, edi
+    mov rdi, rcx
+    mov rcx, rsi
+    cld
+    rep insb
     jmp 20b
 
 // From the start-up IPI, in real mode at 0x4000, to where this CPU's script begins. What the first

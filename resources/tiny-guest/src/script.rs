@@ -65,6 +65,18 @@ impl Script {
             .fold(self, |script, byte| script.out8(SERIAL_PORT, byte))
     }
 
+    /// Writes the `count` bytes from `address` to an I/O port, with one string instruction.
+    #[must_use]
+    pub fn outs(self, port: u16, address: u64, count: u64) -> Self {
+        self.push([18, port.into(), count, address, 0])
+    }
+
+    /// Reads `count` bytes from an I/O port to where `address` begins, with one string instruction.
+    #[must_use]
+    pub fn ins(self, port: u16, address: u64, count: u64) -> Self {
+        self.push([19, port.into(), count, address, 0])
+    }
+
     /// Writes the low `width` bytes (1, 2, 4 or 8) of `value`.
     #[must_use]
     pub fn store(self, address: u64, value: u64, width: u8) -> Self {
