@@ -1,6 +1,8 @@
 //! The answers are those that QEMU gave to the same questions, types of the machine apart.
 
 use super::*;
+use crate::backend::RamInfo;
+use crate::qom::types::BALLOON_TYPE;
 use crate::testing::Machine;
 
 const BALLOON: &str = "/machine/peripheral/balloon0";
