@@ -9,21 +9,23 @@ use std::time::{Duration, Instant};
 /// At most one line in this time.
 const INTERVAL: Duration = Duration::from_secs(5);
 
-/// When a line of one kind may be logged.
+/// When a line of one kind may be logged: every five seconds at most.
 #[derive(Debug)]
-pub(crate) struct LogLimit {
+pub struct LogLimit {
     last_line: Mutex<Option<Instant>>,
 }
 
 impl LogLimit {
-    pub(crate) const fn new() -> Self {
+    /// None was logged yet.
+    #[must_use]
+    pub const fn new() -> Self {
         Self {
             last_line: Mutex::new(None),
         }
     }
 
     /// Whether a line is due; it then counts as logged.
-    pub(crate) fn line_is_due(&self, now: Instant) -> bool {
+    pub fn line_is_due(&self, now: Instant) -> bool {
         // A thread that finds the lock taken leaves the line to the one that has it.
         let Ok(mut last_line) = self.last_line.try_lock() else {
             return false;
@@ -33,6 +35,12 @@ impl LogLimit {
             *last_line = Some(now);
         }
         due
+    }
+}
+
+impl Default for LogLimit {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -25,6 +25,7 @@ mod test_driver;
 mod test_huge_pages;
 mod timer;
 
+pub use fault_log::LogLimit;
 pub use memory::{
     Backing, GivenUp, Granularity, GuestRam, HugePageSize, Keeper, PAGE_SIZE, PageRelease, PageRun,
     Pfn, Progress, RamError, RamOptions,

@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use aerostat_devices::LogLimit;
 use aerostat_qmp::{Event, EventSender, PanicAction, ShutdownCause};
 use aerostat_vmm::{GuestEvent, Machine, RunState};
 
@@ -39,9 +40,6 @@ pub enum Ending {
     TimedOut(Duration),
 }
 
-/// Between two warnings about triple faults: a guest may meet them as fast as it is reset.
-const FAULT_WARNING_INTERVAL: Duration = Duration::from_secs(5);
-
 /// A machine, and what becomes of it.
 pub(super) struct Life {
     pub(super) machine: Machine,
@@ -49,7 +47,9 @@ pub(super) struct Life {
     pub(super) description: Description,
     pub(super) events: EventSender,
     ending: Option<Ending>,
-    last_fault_warning: Option<Instant>,
+    /// A guest can be reset, and triple-fault, as often as it likes.
+    reset_lines: LogLimit,
+    fault_lines: LogLimit,
 }
 
 impl Life {
@@ -66,7 +66,8 @@ impl Life {
             description,
             events,
             ending: None,
-            last_fault_warning: None,
+            reset_lines: LogLimit::new(),
+            fault_lines: LogLimit::new(),
         }
     }
 
@@ -119,7 +120,11 @@ impl Life {
             self.shut_down(cause, &GuestEvent::Reset, ending);
             return Ok(());
         }
-        log::info!("The machine is reset: {cause:?}");
+        if self.reset_lines.line_is_due(Instant::now()) {
+            log::info!("The machine is reset: {cause:?}");
+        } else {
+            log::debug!("The machine is reset: {cause:?}");
+        }
         let events = &self.events;
         let reset = self.machine.reset(|| events.send(Event::Reset(cause)));
         reset.map_err(|error| {
@@ -181,13 +186,10 @@ impl Life {
         }
     }
 
-    fn warn_of_fault(&mut self, reason: &str) {
-        let now = Instant::now();
-        let last = self.last_fault_warning;
+    fn warn_of_fault(&self, reason: &str) {
         if self.policy.no_reboot {
             // It will be the process's last words.
-        } else if last.is_none_or(|last| now.duration_since(last) >= FAULT_WARNING_INTERVAL) {
-            self.last_fault_warning = Some(now);
+        } else if self.fault_lines.line_is_due(Instant::now()) {
             log::warn!("{reason}");
         } else {
             log::debug!("{reason}");

@@ -1,6 +1,8 @@
 //! What is in memory before the guest starts: kernel, initrd, command line, ACPI tables, what the
 //! kernel's entry protocol asks for, and the one thing that is left of a BIOS.
 
+use std::fmt;
+
 use aerostat_devices::GuestMemory;
 use aerostat_devices::power::ACPI_RESET_VALUE;
 use vm_memory::{Bytes, GuestAddress};
@@ -85,12 +87,18 @@ impl BootFiles {
             Some(image) => Some(kernel::load_initrd(image, &kernel, memory)?),
             None => None,
         };
-        log::info!("Kernel: {:x?}, initrd {initrd:x?}", kernel.entry);
         Ok(Loaded {
             kernel,
             initrd,
             cmdline_bytes: self.cmdline.len(),
         })
+    }
+}
+
+/// Where they are.
+impl fmt::Display for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x?}, initrd {:x?}", self.kernel.entry, self.initrd)
     }
 }
 

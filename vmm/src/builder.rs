@@ -124,6 +124,7 @@ pub fn build(config: &MachineConfig, mut io: MachineIo) -> Result<Machine, Build
     let ram = memory::map(config.memory, config.ram, bits, &mut ram_watch)?;
     let memory = ram.memory();
     let boot = files.load(memory)?;
+    log::info!("Kernel: {boot}");
 
     let events = Arc::new(GuestEvents::new().map_err(resource("an event"))?);
     let (devices, subscribers) = DeviceSet::new(config, &ram, io, &events)?;
