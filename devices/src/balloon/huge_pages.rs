@@ -39,6 +39,20 @@ pub(super) struct HugePages {
     due: BTreeSet<u32>,
     /// Pages in those of which a part is in the balloon.
     kept_pages: u64,
+    wait: Wait,
+}
+
+/// Whether pages wait for the rest of their huge page, by a timer that is set once for many buffers:
+/// setting it costs more than all else that is done for one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Wait {
+    /// No timer is set.
+    #[default]
+    None,
+    /// The timer is set, and no page has come since.
+    Begun,
+    /// Pages have come since it was set.
+    Prolonged,
 }
 
 impl HugePages {
@@ -50,6 +64,7 @@ impl HugePages {
             known: BTreeMap::new(),
             due: BTreeSet::new(),
             kept_pages: 0,
+            wait: Wait::None,
         }
     }
 
@@ -58,6 +73,7 @@ impl HugePages {
         self.known.clear();
         self.due.clear();
         self.kept_pages = 0;
+        self.wait = Wait::None;
     }
 
     /// Puts pages, all of which are guest memory, into the balloon. Those that are there already
@@ -132,6 +148,27 @@ impl HugePages {
                 self.known.remove(&huge);
             }
         }
+    }
+
+    /// Takes note that pages wait from now on; whether a timer has to be set.
+    pub(super) fn begin_to_wait(&mut self) -> bool {
+        let begins = self.wait == Wait::None;
+        self.wait = match self.wait {
+            Wait::None => Wait::Begun,
+            Wait::Begun | Wait::Prolonged => Wait::Prolonged,
+        };
+        begins
+    }
+
+    /// Takes note that the timer has called; whether pages have waited for so long that they go, or
+    /// the timer has to be set again.
+    pub(super) fn have_waited(&mut self) -> bool {
+        let is_over = self.wait != Wait::Prolonged || self.kept_pages == 0;
+        self.wait = match is_over {
+            true => Wait::None,
+            false => Wait::Begun,
+        };
+        is_over
     }
 
     /// Pages that are in the balloon and wait for the rest of their huge page.

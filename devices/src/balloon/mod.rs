@@ -53,6 +53,6 @@ const MAX_BATCHES: usize = 64;
 /// they are: 64 MiB.
 const MAX_KEPT_PAGES: u64 = 16 << 10;
 
-/// How long they wait after the last buffer of pages. Linux has the next one ready within a
-/// millisecond, unless it has to find free pages first.
+/// How long they wait at least after the last buffer of pages, and twice that at most. Linux has the
+/// next one ready within a millisecond, unless it has to find free pages first.
 const KEPT_FOR: Duration = Duration::from_millis(20);

@@ -4,6 +4,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::{Balloon, HugePages};
 use crate::Granularity;
@@ -36,8 +37,9 @@ impl Balloon {
             if huge_pages.kept_pages() > MAX_KEPT_PAGES && !self.release_all_kept(&mut huge_pages) {
                 return false;
             }
-            let waits = huge_pages.kept_pages() > 0;
-            self.kept.set(waits.then_some(KEPT_FOR));
+            if huge_pages.kept_pages() > 0 && huge_pages.begin_to_wait() {
+                self.kept.set(Some(KEPT_FOR));
+            }
         }
         true
     }
@@ -55,17 +57,17 @@ impl Balloon {
         }
     }
 
-    /// Releases what has waited for the rest of its huge page for long enough.
+    /// Releases what has waited for the rest of its huge page for long enough; the timer has called.
     pub(in crate::balloon) fn release_kept(&self) {
         let service = self.lock_service();
-        if service.is_stopped {
+        let Some(mut huge_pages) = self.huge_pages_that_are_told_of() else {
             return;
-        }
-        if let Some(mut huge_pages) = self.huge_pages_that_are_told_of()
-            && !self.release_all_kept(&mut huge_pages)
-        {
+        };
+        if !huge_pages.have_waited() {
+            self.kept.set(Some(KEPT_FOR));
+        } else if service.is_stopped || !self.release_all_kept(&mut huge_pages) {
             // At once, when the machine goes on.
-            self.kept.set(Some(std::time::Duration::ZERO));
+            self.kept.set(Some(Duration::ZERO));
         }
     }
 

@@ -69,6 +69,25 @@ fn huge_page_of_which_all_pages_have_left_is_forgotten() {
 }
 
 #[test]
+fn time_is_set_once_and_again_when_pages_have_come_since() {
+    let mut huge = huge_pages();
+    huge.inflate(run(0, 1));
+    assert!(huge.begin_to_wait());
+    huge.inflate(run(1, 1));
+    assert!(!huge.begin_to_wait());
+    assert!(!huge.have_waited());
+    assert!(huge.have_waited());
+    assert!(huge.begin_to_wait());
+    huge.inflate(run(2, 126));
+    assert!(!huge.begin_to_wait());
+    // All of them have gone meanwhile.
+    assert!(huge.have_waited());
+    assert!(huge.begin_to_wait());
+    huge.clear();
+    assert!(huge.begin_to_wait());
+}
+
+#[test]
 fn pages_that_were_not_in_the_balloon_leave_without_effect() {
     let mut huge = huge_pages();
     huge.inflate(run(3, 1));
