@@ -24,10 +24,12 @@ use crate::workspace::Workspace;
 use table::Figure;
 use vmm::Vmm;
 
-/// Rounds of measurements that take milliseconds, and of the balloon's.
+/// Rounds of measurements that take milliseconds.
 const ROUNDS: u32 = 31;
 /// See [`ROUNDS`].
 const BALLOON_ROUNDS: u32 = 3;
+/// Rounds of what takes a fraction of a second.
+const RELEASE_ROUNDS: u32 = 15;
 
 /// Options of the benchmark.
 #[derive(Debug, clap::Args)]
@@ -139,7 +141,7 @@ impl Bench<'_> {
         let rounds = |default| options.rounds.unwrap_or(default);
         self.measure_machine(options, rounds(ROUNDS), figures)?;
         if options.wants_of_balloon(Part::BalloonRelease) {
-            let rounds = rounds(BALLOON_ROUNDS);
+            let rounds = rounds(RELEASE_ROUNDS);
             figures.extend(balloon::release::measure(&self.workspace, rounds)?);
         }
         if options.wants_of_balloon(Part::BalloonTiny) {

@@ -1,5 +1,6 @@
 //! The device with a guest in the same process: queues in guest memory, a driver on this thread,
-//! and the loop of the device thread on another.
+//! and the loop of the device thread on another, or on this one: then nobody waits for the other, and
+//! what it takes is the host's side alone.
 //!
 //! virtio 1.2 §2.7 (split queues), §4.2.2 (registers), §5.5 (balloon). As Linux's, the driver sleeps
 //! until the interrupt, and kicks when the device has not said that it need not (§2.7.10.1). What a
@@ -15,7 +16,7 @@ use aerostat_devices::bus::BusDevice;
 use aerostat_devices::interrupt::InterruptLine;
 use aerostat_devices::virtio::MmioInterrupt;
 use aerostat_devices::virtio::mmio::MmioTransport;
-use aerostat_devices::{GuestMemory, PAGE_SIZE};
+use aerostat_devices::{GuestMemory, GuestRam, PAGE_SIZE};
 use event_manager::{EventManager, SubscriberOps};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use vm_memory::{Bytes, GuestAddress};
@@ -25,15 +26,20 @@ use crate::error::{Error, Result};
 
 /// Descriptors in the queue, as Linux takes them from us and from QEMU.
 pub const QUEUE_SIZE: u16 = 128;
-/// Rings of the inflate queue, a page each, and the buffers behind them.
+/// Rings of the inflate queue, a page each, and the buffers behind them, from where the guest has
+/// them on.
 const DESCRIPTORS: u64 = PAGE_SIZE;
 const AVAILABLE: u64 = 2 * PAGE_SIZE;
 const USED: u64 = 3 * PAGE_SIZE;
 const BUFFERS: u64 = 4 * PAGE_SIZE;
+/// What all of it needs: half of a huge page is more than enough.
+pub const RINGS_BYTES: u64 = 1 << 20;
 /// Bytes of a buffer: page numbers of 32 bits.
 const BUFFER_BYTES: usize = BUFFER_PAGES * 4;
 /// The queue that pages are given through (§5.5.2).
 const INFLATE: u32 = 0;
+/// VIRTIO_BALLOON_F_MUST_TELL_HOST (§5.5.3).
+const MUST_TELL_HOST: u32 = 1;
 /// §2.7.8: the device needs no kick.
 const NO_NOTIFY: u16 = 1;
 
@@ -49,42 +55,77 @@ const LIMIT: Timespec = Timespec {
 /// How often the device thread looks whether it shall end.
 const STOP_PAUSE_MS: i32 = 100;
 
-/// A balloon, its device thread, and a driver.
+/// A balloon, its loop, and a driver.
 pub struct Guest {
     balloon: Arc<Balloon>,
     transport: MmioTransport,
     interrupt: Arc<MmioInterrupt>,
     memory: GuestMemory,
+    /// Where its rings are.
+    rings: u64,
     /// Buffers put into the queue.
     submitted: u16,
+    server: Server,
+}
+
+/// Who serves the queue.
+enum Server {
+    /// This thread, whenever the driver waits.
+    Here(EventManager<BalloonEvents>),
+    /// A thread of its own, until this is dropped.
+    Thread { _thread: DeviceThread },
+}
+
+/// The thread of a device.
+struct DeviceThread {
     is_over: Arc<AtomicBool>,
-    device_thread: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
 }
 
 impl Guest {
-    /// A driver that has set DRIVER_OK.
+    /// A driver that has set DRIVER_OK, with [`RINGS_BYTES`] of its memory from `rings` on, of a
+    /// device that is served by a thread of its own, as in a machine.
     ///
     /// # Errors
     ///
     /// When the process may have no further descriptor or thread.
-    pub fn new(memory: &GuestMemory) -> Result<Self> {
+    pub fn new(ram: &GuestRam, rings: u64) -> Result<Self> {
+        Self::served_by(ram, rings, |events| {
+            DeviceThread::spawn(events).map(|_thread| Server::Thread { _thread })
+        })
+    }
+
+    /// The same, served by the thread that is the driver's.
+    ///
+    /// # Errors
+    ///
+    /// When the process may have no further descriptor.
+    pub fn on_one_thread(ram: &GuestRam, rings: u64) -> Result<Self> {
+        Self::served_by(ram, rings, |events| event_loop(events).map(Server::Here))
+    }
+
+    fn served_by(
+        ram: &GuestRam,
+        rings: u64,
+        server: impl FnOnce(BalloonEvents) -> Result<Server>,
+    ) -> Result<Self> {
         let interrupt = InterruptLine::new().map_err(refused)?;
         let interrupt = Arc::new(MmioInterrupt::new(interrupt));
         let options = BalloonOptions::default();
-        let balloon = Balloon::new(options, memory.clone(), interrupt.clone(), Box::new(drop));
+        let balloon = Balloon::new(options, ram.clone(), interrupt.clone(), Box::new(drop));
         let balloon = Arc::new(balloon.map_err(refused)?);
+        let memory = ram.memory().clone();
         let transport = MmioTransport::new(balloon.clone(), memory.clone(), interrupt.clone());
-        start_driver(&transport);
-        let is_over = Arc::new(AtomicBool::new(false));
-        let device_thread = spawn_device_thread(balloon.clone(), is_over.clone())?;
+        start_driver(&transport, rings);
+        let server = server(BalloonEvents::new(balloon.clone()))?;
         Ok(Self {
             balloon,
             transport,
             interrupt,
-            memory: memory.clone(),
+            memory,
+            rings,
             submitted: 0,
-            is_over,
-            device_thread: Some(device_thread),
+            server,
         })
     }
 
@@ -117,10 +158,11 @@ impl Guest {
     /// Puts a buffer into the queue without telling the device.
     fn submit(&mut self, numbers: &[u8]) -> Result<()> {
         let slot = self.submitted % QUEUE_SIZE;
-        let buffer = BUFFERS + u64::from(slot) * BUFFER_BYTES as u64;
+        let buffer = self.rings + BUFFERS + u64::from(slot) * BUFFER_BYTES as u64;
         let length = u32::try_from(numbers.len()).unwrap_or(0);
-        let descriptor = DESCRIPTORS + 16 * u64::from(slot);
+        let descriptor = self.rings + DESCRIPTORS + 16 * u64::from(slot);
         self.submitted = self.submitted.wrapping_add(1);
+        let available = self.rings + AVAILABLE;
         let memory = &self.memory;
         memory
             .write_slice(numbers, GuestAddress(buffer))
@@ -128,10 +170,10 @@ impl Guest {
             .and_then(|()| memory.write_obj(length, GuestAddress(descriptor + 8)))
             .and_then(|()| memory.write_obj(0u32, GuestAddress(descriptor + 12)))
             .and_then(|()| {
-                memory.write_obj(slot, GuestAddress(AVAILABLE + 4 + 2 * u64::from(slot)))
+                memory.write_obj(slot, GuestAddress(available + 4 + 2 * u64::from(slot)))
             })
             .and_then(|()| {
-                let index = GuestAddress(AVAILABLE + 2);
+                let index = GuestAddress(available + 2);
                 memory.store(self.submitted, index, Ordering::Release)
             })
             .map_err(outside)
@@ -142,7 +184,7 @@ impl Guest {
         std::sync::atomic::fence(Ordering::SeqCst);
         let flags: u16 = self
             .memory
-            .load(GuestAddress(USED), Ordering::Acquire)
+            .load(GuestAddress(self.rings + USED), Ordering::Acquire)
             .map_err(outside)?;
         if flags & NO_NOTIFY == 0
             && let Some(kick) = self.balloon.kicks().first()
@@ -153,9 +195,9 @@ impl Guest {
     }
 
     /// The used index as soon as it is another than `used`: at the interrupt, as Linux's driver.
-    fn wait_for_more_than(&self, used: u16) -> Result<u16> {
+    fn wait_for_more_than(&mut self, used: u16) -> Result<u16> {
         loop {
-            let index = GuestAddress(USED + 2);
+            let index = GuestAddress(self.rings + USED + 2);
             let now: u16 = self
                 .memory
                 .load(index, Ordering::Acquire)
@@ -163,7 +205,10 @@ impl Guest {
             if now != used {
                 return Ok(now);
             }
-            self.await_interrupt()?;
+            match &mut self.server {
+                Server::Here(events) => serve(events)?,
+                Server::Thread { .. } => self.await_interrupt()?,
+            }
         }
     }
 
@@ -174,10 +219,7 @@ impl Guest {
         let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&LIMIT))
             .map_err(|error| refused(error.into()))?;
         if ready == 0 {
-            return Err(Error::Check(format!(
-                "The balloon returned no buffer within {} s",
-                LIMIT.tv_sec
-            )));
+            return Err(hangs());
         }
         line.read().map(drop).map_err(refused)?;
         self.transport
@@ -186,48 +228,80 @@ impl Guest {
     }
 }
 
-impl Drop for Guest {
+impl DeviceThread {
+    /// The loop that the machine's device thread runs, for one device.
+    fn spawn(events: BalloonEvents) -> Result<Self> {
+        let mut manager = event_loop(events)?;
+        let is_over = Arc::new(AtomicBool::new(false));
+        let end = is_over.clone();
+        let run = move || {
+            while !end.load(Ordering::Acquire) && manager.run_with_timeout(STOP_PAUSE_MS).is_ok() {}
+        };
+        let named = thread::Builder::new().name(super::DEVICE_THREAD.to_owned());
+        let thread = Some(named.spawn(run).map_err(refused)?);
+        Ok(Self { is_over, thread })
+    }
+}
+
+impl Drop for DeviceThread {
     fn drop(&mut self) {
         self.is_over.store(true, Ordering::Release);
-        if let Some(thread) = self.device_thread.take() {
+        if let Some(thread) = self.thread.take() {
             // A thread that panicked has said so.
             let _ = thread.join();
         }
     }
 }
 
-/// The driver's side of §3.1.1, without features of its own.
-fn start_driver(transport: &MmioTransport) {
+/// The driver's side of §3.1.1: it tells before it uses a page again, where it may, as Linux does.
+fn start_driver(transport: &MmioTransport, rings: u64) {
     let low = |address: u64| u32::try_from(address).unwrap_or(0);
+    let write = |register, value: u32| transport.write(register, &value.to_le_bytes());
+    for (register, value) in [(0x70, 0), (0x70, 1), (0x70, 3), (0x14, 0)] {
+        write(register, value);
+    }
+    let mut offered = [0; 4];
+    transport.read(0x10, &mut offered);
     for (register, value) in [
-        (0x70, 0),
-        (0x70, 1),
-        (0x70, 3),
+        (0x24, 0),
+        (0x20, u32::from_le_bytes(offered) & MUST_TELL_HOST),
         (0x24, 1),
         (0x20, 1), // VIRTIO_F_VERSION_1
         (0x70, 11),
         (0x30, INFLATE),
         (0x38, QUEUE_SIZE.into()),
-        (0x80, low(DESCRIPTORS)),
-        (0x90, low(AVAILABLE)),
-        (0xa0, low(USED)),
+        (0x80, low(rings + DESCRIPTORS)),
+        (0x90, low(rings + AVAILABLE)),
+        (0xa0, low(rings + USED)),
         (0x44, 1),
         (0x70, 15),
     ] {
-        transport.write(register, &value.to_le_bytes());
+        write(register, value);
     }
 }
 
-/// The loop that the machine's device thread runs, for one device.
-fn spawn_device_thread(balloon: Arc<Balloon>, is_over: Arc<AtomicBool>) -> Result<JoinHandle<()>> {
-    let mut manager = EventManager::<BalloonEvents>::new()
+fn event_loop(events: BalloonEvents) -> Result<EventManager<BalloonEvents>> {
+    let mut manager = EventManager::new()
         .map_err(|error| Error::Check(format!("There is no event loop: {error}")))?;
-    manager.add_subscriber(BalloonEvents::new(balloon));
-    let run = move || {
-        while !is_over.load(Ordering::Acquire) && manager.run_with_timeout(STOP_PAUSE_MS).is_ok() {}
-    };
-    let named = thread::Builder::new().name(super::DEVICE_THREAD.to_owned());
-    named.spawn(run).map_err(refused)
+    manager.add_subscriber(events);
+    Ok(manager)
+}
+
+/// Waits for what there is to do, and does it.
+fn serve(events: &mut EventManager<BalloonEvents>) -> Result<()> {
+    let limit = i32::try_from(LIMIT.tv_sec * 1000).unwrap_or(i32::MAX);
+    match events.run_with_timeout(limit) {
+        Ok(0) => Err(hangs()),
+        Ok(_) => Ok(()),
+        Err(error) => Err(Error::Check(format!("The event loop fails: {error}"))),
+    }
+}
+
+fn hangs() -> Error {
+    Error::Check(format!(
+        "The balloon returned no buffer within {} s",
+        LIMIT.tv_sec
+    ))
 }
 
 fn refused(source: std::io::Error) -> Error {
@@ -259,17 +333,15 @@ mod tests {
         memory
     }
 
-    fn given(in_flight: u16) -> Vec<u64> {
+    fn given(guest: impl FnOnce(&GuestRam, u64) -> Result<Guest>, in_flight: u16) -> Vec<u64> {
         let memory = memory();
         let numbers: Vec<u8> = (64..4096u32)
             .rev()
             .step_by(2)
             .flat_map(u32::to_le_bytes)
             .collect();
-        Guest::new(&memory)
-            .unwrap()
-            .give(&numbers, in_flight)
-            .unwrap();
+        let mut guest = guest(&memory.clone().into(), 0).unwrap();
+        guest.give(&numbers, in_flight).unwrap();
         let is_empty = |&page: &u64| {
             memory
                 .read_obj::<u64>(GuestAddress(page * PAGE_SIZE))
@@ -282,14 +354,16 @@ mod tests {
     #[test]
     fn pages_that_were_given_and_no_others_are_empty_when_the_last_buffer_is_back() {
         let expected: Vec<u64> = (65..4096).step_by(2).collect();
-        assert_eq!(given(1), expected);
-        assert_eq!(given(QUEUE_SIZE), expected);
+        for in_flight in [1, QUEUE_SIZE] {
+            assert_eq!(given(Guest::new, in_flight), expected);
+            assert_eq!(given(Guest::on_one_thread, in_flight), expected);
+        }
     }
 
     #[test]
     fn driver_goes_on_where_it_was() {
         let memory = memory();
-        let mut guest = Guest::new(&memory).unwrap();
+        let mut guest = Guest::new(&memory.clone().into(), 0).unwrap();
         for page in 64..(64 + 3 * u32::from(QUEUE_SIZE)) {
             guest.give(&page.to_le_bytes(), 1).unwrap();
         }

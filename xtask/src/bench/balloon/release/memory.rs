@@ -2,16 +2,19 @@
 
 use std::ffi::c_void;
 use std::fs;
+use std::io;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::ptr;
 
-use aerostat_devices::GuestMemory;
+use aerostat_devices::{GuestRam, RamOptions};
 use kvm_bindings::kvm_userspace_memory_region;
 use kvm_ioctls::{Kvm, VmFd};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous};
-use vm_memory::{GuestAddress, GuestRegionMmap, MmapRegion};
+use rustix::mm::{Advice, madvise};
+use vm_memory::{GuestAddress, GuestMemoryBackend};
 
 use super::order::{Order, PAGES, Run};
+use crate::chain;
 use crate::error::{Error, FileContext, Result};
 
 /// A huge page of the host.
@@ -27,47 +30,37 @@ const TOLERANCE_PERCENT: usize = 2;
 
 /// Guest memory in a slot.
 pub struct Slot {
-    /// As the device sees it.
-    pub memory: GuestMemory,
+    order: Order,
+    // The slot is KVM's for as long as this is open; it goes before the memory.
+    _vm: VmFd,
     /// The first page to give.
     pages: *mut u8,
-    // The slot is KVM's for as long as this is open.
-    _vm: VmFd,
+    /// As the device has it.
+    pub ram: GuestRam,
 }
 
 impl Slot {
-    /// Maps it; with huge pages behind it, or without any.
+    /// Maps it as a machine does; with huge pages behind it, or without any.
     ///
     /// # Errors
     ///
     /// When the host has not so much memory, or there is no KVM.
     pub fn new(order: Order) -> Result<Self> {
-        let start = map()?;
-        let advice = if order == Order::Huge {
-            Advice::LinuxHugepage
-        } else {
-            Advice::LinuxNoHugepage
+        let options = RamOptions {
+            thp: Some(order == Order::Huge),
+            ..RamOptions::default()
         };
-        // SAFETY: advice on the mapping that was made just now, which changes no contents.
-        unsafe { madvise(start.cast::<c_void>(), BYTES, advice) }.map_err(system(
-            "advise on huge pages (has this kernel transparent huge pages?)",
-        ))?;
-        let protection = (ProtFlags::READ | ProtFlags::WRITE).bits().cast_signed();
-        let flags = (MapFlags::PRIVATE | MapFlags::NORESERVE)
-            .bits()
-            .cast_signed();
-        // SAFETY: the mapping has this length, can be read and written, and is never removed.
-        let region = unsafe { MmapRegion::build_raw(start, BYTES, protection, flags) };
-        let region = region
-            .ok()
-            .and_then(|region| GuestRegionMmap::new(region, GuestAddress(0)));
-        let memory = region.and_then(|region| GuestMemory::from_regions(vec![region]).ok());
-        let memory = memory.ok_or_else(|| Error::Check("Guest memory is refused".to_owned()))?;
+        let ranges = [(GuestAddress(0), BYTES as u64)];
+        let ram = GuestRam::map(&ranges, options, &mut |_| ControlFlow::Continue(()));
+        let ram = ram.map_err(|error| Error::Check(chain(&error)))?;
+        let start = ram.memory().get_host_address(GuestAddress(0));
+        let start = start.map_err(|error| Error::Check(chain(&error)))?;
         let vm = register(start)?;
         // SAFETY: the mapping goes on far behind its first huge page.
         let pages = unsafe { start.add(HUGE_BYTES) };
         Ok(Self {
-            memory,
+            order,
+            ram,
             pages,
             _vm: vm,
         })
@@ -84,7 +77,26 @@ impl Slot {
             // SAFETY: one of the mapping's pages to give.
             unsafe { ptr::write_volatile(self.pages.add(page * PAGE_BYTES), 1) };
         }
-        self.check(resident_pages()?.saturating_sub(before), "has taken")
+        self.check(resident_pages()?.saturating_sub(before), "has taken")?;
+        match self.order {
+            Order::Huge => self.collapse(),
+            Order::Neighbours | Order::Scattered => Ok(()),
+        }
+    }
+
+    /// Puts huge pages behind all pages to give: those whose parts have been dropped one by one do
+    /// not come back by themselves.
+    fn collapse(&self) -> Result<()> {
+        let bytes = PAGES as usize * PAGE_BYTES;
+        // SAFETY: the range is mapped, and no contents change.
+        let result = unsafe { libc::madvise(self.pages.cast(), bytes, libc::MADV_COLLAPSE) };
+        if result != 0 {
+            return Err(Error::System {
+                action: "put huge pages behind memory (MADV_COLLAPSE, Linux 6.1)",
+                source: io::Error::last_os_error(),
+            });
+        }
+        Ok(())
     }
 
     /// Drops runs of pages, with a call for each.
@@ -113,7 +125,7 @@ impl Slot {
 
     fn drop_run(&self, first: usize, count: usize) -> Result<()> {
         debug_assert!(first + count <= PAGES as usize);
-        // SAFETY: pages of the mapping to which nothing refers; see the struct.
+        // SAFETY: pages of guest memory, to which nothing refers.
         let dropped = unsafe {
             let start = self.pages.add(first * PAGE_BYTES);
             madvise(
@@ -159,23 +171,6 @@ pub fn resident_pages() -> Result<usize> {
     field.ok_or_else(|| Error::Check(format!("{} has no number", path.display())))
 }
 
-/// A mapping of [`BYTES`] that begins at a huge page.
-fn map() -> Result<*mut u8> {
-    // SAFETY: a new mapping, wherever the kernel has room.
-    let start = unsafe {
-        mmap_anonymous(
-            ptr::null_mut(),
-            BYTES + HUGE_BYTES,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE | MapFlags::NORESERVE,
-        )
-    };
-    let start = start.map_err(system("map a GiB of memory"))?.cast::<u8>();
-    let skipped = start.align_offset(HUGE_BYTES);
-    // SAFETY: less than a huge page, by which the mapping is longer.
-    Ok(unsafe { start.add(skipped) })
-}
-
 fn register(start: *mut u8) -> Result<VmFd> {
     let refused = |error: kvm_ioctls::Error| Error::System {
         action: "make a virtual machine with memory",
@@ -189,7 +184,7 @@ fn register(start: *mut u8) -> Result<VmFd> {
         userspace_addr: start as u64,
         ..Default::default()
     };
-    // SAFETY: the mapping has this length and is never removed.
+    // SAFETY: the mapping has this length, and outlives the machine that has it as its memory.
     unsafe { vm.set_user_memory_region(region) }.map_err(refused)?;
     Ok(vm)
 }

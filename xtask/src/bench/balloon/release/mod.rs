@@ -1,6 +1,7 @@
 //! How fast pages that a guest gives come back to the host, and with how many system calls: the
-//! device, from the guest's first buffer to the return of its last, beside the fewest and largest
-//! calls for the same pages (`limit`) and beside a call for each page (`per-page`).
+//! device, from the guest's first buffer to the return of its last, beside a call for each of the
+//! longest runs in the order in which the pages come (`limit`), a call for each of the longest runs of
+//! all of them (`fewest`), and a call for each page (`per-page`).
 
 mod calls;
 mod guest;
@@ -83,8 +84,8 @@ fn line(text: &str) -> Result<Line> {
     })
 }
 
-/// GiB/s, with each driver.
-fn speeds(order: Order, lines: &[Line]) -> [Figure; 2] {
+/// GiB/s: of the host's side, and with each driver.
+fn speeds(order: Order, lines: &[Line]) -> [Figure; 3] {
     let speed = |way| {
         let line = lines
             .iter()
@@ -95,24 +96,23 @@ fn speeds(order: Order, lines: &[Line]) -> [Figure; 2] {
         // 1 GiB each time.
         1.0 / median(seconds).max(1e-9)
     };
-    let figure = |suffix, way| {
-        Figure::alone(
-            format!("balloon.release.{}{suffix}", order.name()),
-            "GiB/s",
-            speed(way),
-        )
-        .beside("limit", speed(Way::Limit))
-        .beside("per-page", speed(Way::PerPage))
-    };
     [
-        figure("", Way::Device),
-        figure("_full_queue", Way::FullQueue),
+        ("", Way::Host),
+        ("_two_threads", Way::Device),
+        ("_full_queue", Way::FullQueue),
     ]
+    .map(|(suffix, way)| {
+        let name = format!("balloon.release.{}{suffix}", order.name());
+        Figure::alone(name, "GiB/s", speed(way))
+            .beside("limit", speed(Way::Limit))
+            .beside("fewest", speed(Way::Fewest))
+            .beside("per-page", speed(Way::PerPage))
+    })
 }
 
 /// Calls for a GiB; those of the peers follow from what they do.
 fn numbers(calls: &Calls) -> [Figure; 2] {
-    let fewest = runs(&calls.order.pages(PAGES)).len() as f64;
+    let limit = runs(&calls.order.pages(PAGES)).len() as f64;
     let figure = |name, value| {
         Figure::alone(
             format!("balloon.release.{name}.{}", calls.order.name()),
@@ -123,7 +123,7 @@ fn numbers(calls: &Calls) -> [Figure; 2] {
     [
         figure("calls", calls.all),
         figure("calls_that_release", calls.releasing)
-            .beside("limit", fewest)
+            .beside("limit", limit)
             .beside("per-page", f64::from(PAGES)),
     ]
 }

@@ -57,18 +57,24 @@ impl Order {
 /// A run of neighbouring pages: the first, and how many.
 pub type Run = (u32, u32);
 
-/// The longest runs that `pages` make together, ascending.
+/// The longest runs of neighbours that follow one another in `pages`, upwards or downwards.
 pub fn runs(pages: &[u32]) -> Vec<Run> {
-    let mut sorted = pages.to_vec();
-    sorted.sort_unstable();
     let mut runs: Vec<Run> = Vec::new();
-    for page in sorted {
+    for &page in pages {
         match runs.last_mut() {
             Some((first, count)) if *first + *count == page => *count += 1,
+            Some((first, count)) if page + 1 == *first => (*first, *count) = (page, *count + 1),
             _ => runs.push((page, 1)),
         }
     }
     runs
+}
+
+/// The same, in whatever order they are given.
+pub fn runs_in_all(pages: &[u32]) -> Vec<Run> {
+    let mut sorted = pages.to_vec();
+    sorted.sort_unstable();
+    runs(&sorted)
 }
 
 /// Numbers that look random and are the same each time (Marsaglia's xorshift64).
@@ -99,7 +105,7 @@ mod tests {
     #[test]
     fn each_order_gives_each_page_once() {
         for order in Order::ALL {
-            assert_eq!(runs(&order.pages(8192)), [(0, 8192)], "{order:?}");
+            assert_eq!(runs_in_all(&order.pages(8192)), [(0, 8192)], "{order:?}");
             assert_eq!(order.pages(8192).len(), 8192, "{order:?}");
         }
     }
@@ -107,6 +113,7 @@ mod tests {
     #[test]
     fn neighbours_go_down_within_a_block_and_blocks_do_not_follow_one_another() {
         let pages = Order::Neighbours.pages(64 * 1024);
+        assert!(runs(&pages).iter().all(|(_, count)| count % 1024 == 0));
         let upwards = pages.windows(2).filter(|pair| pair[1] > pair[0]);
         let downwards_by_one = pages.windows(2).filter(|pair| pair[0] == pair[1] + 1);
         assert!(upwards.count() > 16);
@@ -118,7 +125,7 @@ mod tests {
         let pages = Order::Scattered.pages(PAGES);
         let all: usize = pages
             .chunks(BUFFER_PAGES)
-            .map(|buffer| runs(buffer).len())
+            .map(|buffer| runs_in_all(buffer).len())
             .sum();
         assert!(all > pages.len() * 99 / 100, "{all} runs");
     }
@@ -130,7 +137,9 @@ mod tests {
 
     #[test]
     fn runs_end_where_a_page_is_missing() {
-        assert_eq!(runs(&[7, 3, 2, 9, 8, 1]), [(1, 3), (7, 3)]);
+        assert_eq!(runs_in_all(&[7, 3, 2, 9, 8, 1]), [(1, 3), (7, 3)]);
+        assert_eq!(runs(&[3, 2, 1, 7, 8, 9]), [(1, 3), (7, 3)]);
+        assert_eq!(runs(&[7, 3, 2, 9, 8, 1]), [(7, 1), (2, 2), (8, 2), (1, 1)]);
         assert_eq!(runs(&[]), []);
     }
 }

@@ -6,27 +6,39 @@ use std::time::{Duration, Instant};
 use rustix::process::getppid;
 use serde::{Deserialize, Serialize};
 
-use super::guest::{Guest, QUEUE_SIZE};
+use super::guest::{Guest, QUEUE_SIZE, RINGS_BYTES};
 use super::memory::{FIRST_PAGE, Slot, resident_pages};
-use super::order::{Order, PAGES, Run, runs};
+use super::order::{Order, PAGES, Run, runs, runs_in_all};
 use crate::error::{Error, Result};
 
 /// How pages come back to the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
-    /// Through the device, from a driver that waits for each buffer, as Linux's does.
+    /// Through the device, on one thread with a driver that waits for each buffer, as Linux's does:
+    /// what the host does for it.
+    Host,
+    /// The same on two threads, each of which waits for the other.
     Device,
-    /// Through the device, from a driver that fills the queue.
+    /// The same with a driver that fills the queue.
     FullQueue,
-    /// With a call for each of the longest runs.
+    /// With a call for each of the longest runs in the order in which the guest gives them.
     Limit,
+    /// With a call for each of the longest runs of all of them.
+    Fewest,
     /// With a call for each page, as QEMU and Cloud Hypervisor do.
     PerPage,
 }
 
 impl Way {
-    const ALL: [Self; 4] = [Self::Device, Self::FullQueue, Self::Limit, Self::PerPage];
+    const ALL: [Self; 6] = [
+        Self::Host,
+        Self::Device,
+        Self::FullQueue,
+        Self::Limit,
+        Self::Fewest,
+        Self::PerPage,
+    ];
 }
 
 /// What one way took, round by round.
@@ -45,26 +57,29 @@ pub const COUNTED_PAGES: u32 = PAGES / 8;
 
 /// A guest with a GiB to give, in one order.
 struct Bench {
-    slot: Slot,
+    host: Guest,
     guest: Guest,
+    slot: Slot,
     pages: Vec<u32>,
     /// The same as the driver sends them.
     numbers: Vec<u8>,
     runs: Vec<Run>,
+    runs_in_all: Vec<Run>,
 }
 
 impl Bench {
     fn new(order: Order) -> Result<Self> {
         let slot = Slot::new(order)?;
-        let guest = Guest::new(&slot.memory)?;
         let pages = order.pages(PAGES);
         let numbers = pages
             .iter()
             .flat_map(|page| (FIRST_PAGE + page).to_le_bytes());
         Ok(Self {
-            guest,
+            host: Guest::on_one_thread(&slot.ram, 0)?,
+            guest: Guest::new(&slot.ram, RINGS_BYTES)?,
             numbers: numbers.collect(),
             runs: runs(&pages),
+            runs_in_all: runs_in_all(&pages),
             pages,
             slot,
         })
@@ -76,9 +91,11 @@ impl Bench {
         let before = resident_pages()?;
         let begun = Instant::now();
         match way {
+            Way::Host => self.host.give(&self.numbers, 1)?,
             Way::Device => self.guest.give(&self.numbers, 1)?,
             Way::FullQueue => self.guest.give(&self.numbers, QUEUE_SIZE)?,
             Way::Limit => self.slot.drop_runs(&self.runs)?,
+            Way::Fewest => self.slot.drop_runs(&self.runs_in_all)?,
             Way::PerPage => self.slot.drop_pages(&self.pages)?,
         }
         let took = begun.elapsed();
