@@ -19,6 +19,9 @@ use crate::{GuestMemory, PAGE_SIZE};
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (§2.7.7): the driver does not want to hear of used buffers.
 const NO_INTERRUPT: u16 = 1;
 
+/// Page numbers that Linux sends in a buffer.
+const USUAL_BUFFER_PAGES: usize = 256;
+
 /// Whether the driver is to be told of the buffers that have been returned (§2.7.7.2). It has not
 /// been offered VIRTIO_F_EVENT_IDX, so the flags of its ring say so.
 fn wants_interrupt(queue: &Queue, memory: &GuestMemory) -> bool {
@@ -33,7 +36,7 @@ impl Balloon {
     /// Serves a queue until it is empty, or for so long that others must have their turn.
     /// Runs on the device thread.
     pub(crate) fn serve(&self, queue: usize) {
-        let mut pages = Vec::new();
+        let mut pages = Vec::with_capacity(USUAL_BUFFER_PAGES);
         for _ in 0..MAX_BATCHES {
             pages.clear();
             // The lock is not fair: whoever waits for it could wait for all batches.

@@ -37,7 +37,7 @@ impl Order {
 
     /// `count` pages from 0 on, each once; `count` is a multiple of 1024.
     pub fn pages(self, count: u32) -> Vec<u32> {
-        let mut random = Random(SEED);
+        let mut random = Random::default();
         match self {
             Self::Neighbours | Self::Huge => {
                 let mut blocks: Vec<u32> = (0..count / BLOCK_PAGES).collect();
@@ -78,7 +78,13 @@ pub fn runs_in_all(pages: &[u32]) -> Vec<Run> {
 }
 
 /// Numbers that look random and are the same each time (Marsaglia's xorshift64).
-struct Random(u64);
+pub struct Random(u64);
+
+impl Default for Random {
+    fn default() -> Self {
+        Self(SEED)
+    }
+}
 
 impl Random {
     fn next(&mut self) -> u64 {
@@ -89,7 +95,7 @@ impl Random {
     }
 
     /// Fisher and Yates.
-    fn shuffle(&mut self, items: &mut [u32]) {
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
         for last in (1..items.len()).rev() {
             let other = self.next() % (last as u64 + 1);
             // Not more than `last`, which is an index.

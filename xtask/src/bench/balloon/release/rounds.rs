@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::guest::{Guest, QUEUE_SIZE, RINGS_BYTES};
 use super::memory::{FIRST_PAGE, Slot, resident_pages};
-use super::order::{Order, PAGES, Run, runs, runs_in_all};
+use super::order::{Order, PAGES, Random, Run, runs, runs_in_all};
 use crate::error::{Error, Result};
 
 /// How pages come back to the host.
@@ -104,7 +104,8 @@ impl Bench {
     }
 }
 
-/// Takes `rounds` of each way in turn, for each order.
+/// Takes `rounds` of each way in turn, for each order. Which way comes after which changes from round
+/// to round: how one frees pages shows in where the next finds its own.
 ///
 /// # Errors
 ///
@@ -117,7 +118,9 @@ pub fn measure(rounds: u32) -> Result<()> {
             way,
             seconds: Vec::new(),
         });
+        let mut random = Random::default();
         for _ in 0..rounds {
+            random.shuffle(&mut lines);
             for line in &mut lines {
                 let took = bench.round(line.way)?;
                 line.seconds.push(took.as_secs_f64());
