@@ -10,8 +10,8 @@ const POOL: &str = "/sys/kernel/mm/hugepages/hugepages-2048kB";
 
 /// Free huge pages of 2 MiB, for as long as this is there. Others who want some wait.
 pub struct HugePages {
-    /// What the pool was before, if it had to grow.
-    before: Option<u64>,
+    /// How large the pool was before.
+    before: u64,
     _lock: File,
 }
 
@@ -27,16 +27,14 @@ impl HugePages {
         let lock = lock.unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()));
         flock(&lock, FlockOperation::LockExclusive).expect("lock");
         let all = number("nr_hugepages");
-        let mut before = None;
         if available() < count {
             let missing = count - available();
-            before = Some(all);
             if let Err(error) = set(all + missing) {
                 panic!("{}: {error}", advice(all + missing));
             }
         }
         let pages = Self {
-            before,
+            before: all,
             _lock: lock,
         };
         assert!(available() >= count, "{}", advice(all + count));
@@ -46,8 +44,8 @@ impl HugePages {
 
 impl Drop for HugePages {
     fn drop(&mut self) {
-        if let Some(before) = self.before {
-            let _ = set(before);
+        if number("nr_hugepages") != self.before {
+            let _ = set(self.before);
         }
     }
 }

@@ -6,7 +6,8 @@
 //! guests that tell before they use a page again (VIRTIO_BALLOON_F_MUST_TELL_HOST, virtio 1.2
 //! §5.5.3): such pages leave when the guest tells.
 //!
-//! There is at most a bit for each page of guest memory: memory divided by 32,768.
+//! There is at most a bit for each page of guest memory (memory divided by 32,768), and with huge pages
+//! of 2 MiB about as much again to find it.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -37,6 +38,8 @@ pub(super) struct HugePages {
     known: BTreeMap<u32, Content>,
     /// Those that are whole and were not released yet.
     due: BTreeSet<u32>,
+    /// Those that were released, are not whole any more, and for which nothing has been reserved yet.
+    broken: BTreeSet<u32>,
     /// Pages in those of which a part is in the balloon.
     kept_pages: u64,
     wait: Wait,
@@ -63,17 +66,21 @@ impl HugePages {
             remembers,
             known: BTreeMap::new(),
             due: BTreeSet::new(),
+            broken: BTreeSet::new(),
             kept_pages: 0,
             wait: Wait::None,
         }
     }
 
-    /// Forgets all.
-    pub(super) fn clear(&mut self) {
-        self.known.clear();
-        self.due.clear();
-        self.kept_pages = 0;
-        self.wait = Wait::None;
+    /// Forgets all; whether something that was released is the guest's again.
+    pub(super) fn clear(&mut self) -> bool {
+        let whole = self
+            .known
+            .values()
+            .filter(|content| **content == Content::Whole);
+        let was_released = whole.count() > self.due.len() || !self.broken.is_empty();
+        *self = Self::new(self.size, self.remembers);
+        was_released
     }
 
     /// Puts pages, all of which are guest memory, into the balloon. Those that are there already
@@ -92,14 +99,13 @@ impl HugePages {
                 *content = Content::Whole;
                 self.kept_pages -= u64::from(now);
                 self.due.insert(huge);
+                self.broken.remove(&huge);
             }
         }
     }
 
-    /// Takes pages out of the balloon; the huge pages that were released as a whole, and are not
-    /// whole any more.
-    pub(super) fn deflate(&mut self, run: PageRun) -> Vec<PageRun> {
-        let mut broken = Vec::new();
+    /// Takes pages out of the balloon.
+    pub(super) fn deflate(&mut self, run: PageRun) {
         // Whatever the guest says, nothing is looked at but what is known.
         let known: Vec<_> = {
             let first = run.first.0 / self.size;
@@ -118,7 +124,7 @@ impl HugePages {
             };
             if *content == Content::Whole {
                 if !self.due.remove(&huge) {
-                    broken.push(whole);
+                    self.broken.insert(huge);
                 }
                 self.kept_pages += u64::from(self.size);
             }
@@ -130,15 +136,41 @@ impl HugePages {
                 self.known.remove(&huge);
             }
         }
-        broken
+    }
+
+    /// The first of the huge pages that were released, are not whole any more, and have to be
+    /// reserved, with those that follow it at once.
+    pub(super) fn broken(&self) -> Option<PageRun> {
+        self.runs_of(&self.broken).next()
+    }
+
+    /// Takes note that those that [`Self::broken`] named have been reserved, or cannot be.
+    pub(super) fn reserved_broken(&mut self) {
+        let first = self.broken.first().copied();
+        for huge in first.into_iter().flat_map(|first| first..) {
+            if !self.broken.remove(&huge) {
+                break;
+            }
+        }
     }
 
     /// The huge pages that are whole and were not released yet.
     pub(super) fn due(&self) -> Vec<PageRun> {
-        let due: Vec<_> = self.due.iter().copied().collect();
-        let runs = due.chunk_by(|a, b| b - a == 1);
-        runs.map(|run| huge_run(run[0], run[run.len() - 1] + 1, self.size))
-            .collect()
+        self.runs_of(&self.due).collect()
+    }
+
+    /// Huge pages as runs of neighbours.
+    fn runs_of(&self, huge_pages: &BTreeSet<u32>) -> impl Iterator<Item = PageRun> {
+        let mut rest = huge_pages.iter().copied().peekable();
+        let size = self.size;
+        std::iter::from_fn(move || {
+            let first = rest.next()?;
+            let mut end = first + 1;
+            while rest.next_if_eq(&end).is_some() {
+                end += 1;
+            }
+            Some(huge_run(first, end, size))
+        })
     }
 
     /// Takes note that those that were due have been released.

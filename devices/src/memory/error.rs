@@ -3,6 +3,7 @@
 use std::io;
 
 use super::HugePageSize;
+use super::backing::{Backing, RamOptions};
 use super::pool::Pool;
 
 /// Guest memory cannot be had from the host.
@@ -68,6 +69,18 @@ pub enum RamError {
         #[source]
         source: io::Error,
     },
+    /// The host would never take locked memory back.
+    #[error(
+        "This host cannot take back memory of one process that is locked, as Linux can from 5.18 \
+         on: choose backing=memfd, or leave lock=on out"
+    )]
+    LockedForGood(#[source] io::Error),
+    /// The host keeps what the next guest must not see; the log says why.
+    #[error("The host does not take back {} KiB of guest memory", bytes >> 10)]
+    NotTakenBack {
+        /// How much of it.
+        bytes: u64,
+    },
     /// The host has no memory to take in advance.
     #[error("The host cannot give all {} MiB of guest memory in advance (prealloc=on)", bytes >> 20)]
     Populate {
@@ -83,4 +96,28 @@ pub enum RamError {
     /// The ranges of guest memory overlap.
     #[error("Guest memory cannot be put together")]
     Ranges(#[from] vm_memory::GuestRegionCollectionError),
+}
+
+impl RamError {
+    /// Why `bytes` of memory could not be mapped, or huge pages for so many not be reserved.
+    pub(super) fn of_map(bytes: u64, options: RamOptions, source: io::Error) -> Self {
+        let Backing::HugeTlb(size) = options.backing else {
+            return Self::Map { bytes, source };
+        };
+        let needed = bytes / size.bytes();
+        match Pool::of(size) {
+            None => Self::NoSuchHugePages(size),
+            Some(pool)
+                if source.kind() == io::ErrorKind::OutOfMemory && pool.available() < needed =>
+            {
+                Self::Pool {
+                    needed,
+                    size,
+                    pool,
+                    source,
+                }
+            }
+            Some(_) => Self::Map { bytes, source },
+        }
+    }
 }

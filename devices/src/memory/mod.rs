@@ -1,13 +1,15 @@
 //! Guest memory: where it comes from, and how its pages go back to the host.
 //!
-//! `backing` is what users choose, `mapping` the host's side of it, `pool` what the host says of its
-//! huge pages, `populate` takes memory before the guest touches it, `release` and `vector` give it
-//! back, and `ram` joins them: the one owner of guest memory. The unit is the balloon's page of
-//! 4 KiB (virtio 1.2 §5.5.6), whatever the host's page size is.
+//! `backing` is what users choose, `mapping` the host's side of it, `part` a mapping where the guest
+//! has it, `pool` what the host says of its huge pages, `populate` takes memory before the guest
+//! touches it, `release` and `vector` give `run`s of it back, and `ram` joins them: the one owner of
+//! guest memory. `error` is why there is none. The unit is the balloon's page of 4 KiB (virtio 1.2
+//! §5.5.6), whatever the host's page size is.
 
 mod backing;
 mod error;
 mod mapping;
+mod part;
 mod pool;
 mod populate;
 mod ram;

@@ -37,6 +37,19 @@ impl PageRun {
         Self::of_numbers(from, self.end() / size * size)
     }
 
+    /// All pages of `runs`, each of them once, in ascending order.
+    pub(crate) fn merged(mut runs: Vec<Self>) -> Vec<Self> {
+        runs.sort_unstable_by_key(|run| run.first);
+        runs.dedup_by(|next, run| {
+            let follows = u64::from(next.first.0) <= run.end();
+            if follows {
+                run.count = run.end().max(next.end()) - u64::from(run.first.0);
+            }
+            follows
+        });
+        runs
+    }
+
     /// It in pieces of at most `limit` pages, which is not 0.
     pub(crate) fn pieces(self, limit: u64) -> impl Iterator<Item = Self> {
         let mut from = u64::from(self.first.0);
@@ -88,6 +101,22 @@ mod tests {
         for (first, count) in [(0, 511), (1, 511), (513, 1022)] {
             assert_eq!(run(first, count).whole(512), None, "{first}");
         }
+    }
+
+    #[test]
+    fn merged_runs_have_each_page_once() {
+        let runs = vec![
+            run(9, 2),
+            run(0, 3),
+            run(1, 1),
+            run(3, 2),
+            run(9, 4),
+            run(20, 1),
+        ];
+        assert_eq!(PageRun::merged(runs), [run(0, 5), run(9, 4), run(20, 1)]);
+        let all = run(0, u64::MAX);
+        assert_eq!(PageRun::merged(vec![run(5, u64::MAX), all]), [all]);
+        assert_eq!(PageRun::merged(Vec::new()), []);
     }
 
     #[test]

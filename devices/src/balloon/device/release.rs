@@ -44,21 +44,33 @@ impl Balloon {
         true
     }
 
-    /// Takes pages out of the balloon, before the guest hears that it may use them. They need
-    /// nothing but, where the host has promised their huge pages to others, its promise: the guest
-    /// finds their memory by touching it.
-    pub(super) fn deflate(&self, runs: &[PageRun]) {
+    /// Takes pages out of the balloon, before the guest hears that it may use them; false if that was
+    /// given up, since somebody halts the device. They need nothing but, where the host may have given
+    /// their huge pages to others, its promise: the guest finds their memory by touching it.
+    pub(super) fn deflate(&self, runs: &[PageRun]) -> bool {
         let Some(mut huge_pages) = self.huge_pages_that_are_told_of() else {
-            return;
+            return true;
         };
         for run in runs {
-            let broken = huge_pages.deflate(*run);
-            self.ram.reserve(&broken);
+            huge_pages.deflate(*run);
         }
+        while let Some(broken) = huge_pages.broken() {
+            if self.is_halting() {
+                return false;
+            }
+            self.ram.reserve(broken);
+            huge_pages.reserved_broken();
+        }
+        true
     }
 
     /// Releases what has waited for the rest of its huge page for long enough; the timer has called.
     pub(in crate::balloon) fn release_kept(&self) {
+        // Whoever halts the device has the lock first: it is not fair.
+        if self.is_halting() {
+            self.kept.set(Some(KEPT_FOR));
+            return;
+        }
         let service = self.lock_service();
         let Some(mut huge_pages) = self.huge_pages_that_are_told_of() else {
             return;
@@ -71,11 +83,14 @@ impl Balloon {
         }
     }
 
-    /// Forgets what is in the balloon, since there is no driver any more that could tell of it.
+    /// Forgets what is in the balloon, since there is no driver any more that could tell of it: all
+    /// memory is the guest's.
     pub(super) fn forget_pages(&self) {
         self.kept.set(None);
-        if let Some(mut huge_pages) = self.lock_huge_pages() {
-            huge_pages.clear();
+        if let Some(mut huge_pages) = self.lock_huge_pages()
+            && huge_pages.clear()
+        {
+            self.ram.reserve_all();
         }
     }
 

@@ -149,9 +149,11 @@ impl Balloon {
             }
         }
         let runs: Vec<_> = runs(pages).collect();
-        if *role == Role::Deflate {
-            self.deflate(&runs);
-        } else if !self.inflate(&runs) {
+        let is_done = match role {
+            Role::Deflate => self.deflate(&runs),
+            _ => self.inflate(&runs),
+        };
+        if !is_done {
             queue.set_next_avail(first);
             return Ok(0);
         }
@@ -214,7 +216,7 @@ impl Balloon {
         let poisons = self.negotiated.load(Ordering::Acquire) & F_PAGE_POISON != 0;
         let is_wanted = self.reporting.is_on() && (!poisons || self.config.poison() == 0);
         if is_wanted {
-            let Some(pages) = self.release(&runs) else {
+            let Some(pages) = self.release(&PageRun::merged(runs)) else {
                 queue.set_next_avail(first);
                 return Ok(0);
             };

@@ -18,6 +18,17 @@ fn huge_pages() -> HugePages {
     HugePages::new(SIZE, true)
 }
 
+/// Takes pages out, and what has to be reserved for them.
+fn deflated(huge: &mut HugePages, run: PageRun) -> Vec<PageRun> {
+    huge.deflate(run);
+    let mut broken = Vec::new();
+    while let Some(run) = huge.broken() {
+        broken.push(run);
+        huge.reserved_broken();
+    }
+    broken
+}
+
 #[test]
 fn huge_page_is_due_when_its_last_page_comes_and_not_before() {
     let mut huge = huge_pages();
@@ -43,9 +54,9 @@ fn what_was_released_is_due_no_more_until_pages_have_left_and_come_again() {
     huge.released_due();
     huge.inflate(run(0, 128));
     assert_eq!(huge.due(), []);
-    assert_eq!(huge.deflate(run(5, 1)), [run(0, 128)]);
+    assert_eq!(deflated(&mut huge, run(5, 1)), [run(0, 128)]);
     assert_eq!((huge.due(), huge.kept_pages()), (vec![], 127));
-    assert_eq!(huge.deflate(run(7, 1)), []);
+    assert_eq!(deflated(&mut huge, run(7, 1)), []);
     huge.inflate(run(5, 3));
     assert_eq!(huge.due(), [run(0, 128)]);
 }
@@ -54,7 +65,7 @@ fn what_was_released_is_due_no_more_until_pages_have_left_and_come_again() {
 fn page_that_leaves_takes_its_huge_page_from_those_that_are_due() {
     let mut huge = huge_pages();
     huge.inflate(run(0, 128));
-    assert_eq!(huge.deflate(run(127, 1)), []);
+    assert_eq!(deflated(&mut huge, run(127, 1)), []);
     assert_eq!(huge.due(), []);
     assert_eq!(huge.kept(), [run(0, 127)]);
 }
@@ -83,16 +94,50 @@ fn time_is_set_once_and_again_when_pages_have_come_since() {
     // All of them have gone meanwhile.
     assert!(huge.have_waited());
     assert!(huge.begin_to_wait());
-    huge.clear();
+    assert!(!huge.clear());
     assert!(huge.begin_to_wait());
+}
+
+#[test]
+fn what_was_released_has_to_be_reserved_when_all_is_forgotten() {
+    let mut huge = huge_pages();
+    huge.inflate(run(0, 200));
+    assert!(!huge.clear());
+    huge.inflate(run(0, 200));
+    huge.released_due();
+    assert!(huge.clear());
+    assert!(!huge.clear());
+    huge.inflate(run(0, 128));
+    huge.released_due();
+    huge.deflate(run(0, 128));
+    assert!(huge.clear());
+}
+
+#[test]
+fn broken_huge_pages_are_named_until_they_are_reserved_or_whole_again() {
+    let mut huge = huge_pages();
+    huge.inflate(run(0, 512));
+    huge.released_due();
+    for page in [0, 128, 384] {
+        huge.deflate(run(page, 1));
+    }
+    assert_eq!(huge.broken(), Some(run(0, 256)));
+    assert_eq!(huge.broken(), Some(run(0, 256)));
+    huge.inflate(run(128, 1));
+    assert_eq!(huge.due(), [run(128, 128)]);
+    assert_eq!(huge.broken(), Some(run(0, 128)));
+    huge.reserved_broken();
+    assert_eq!(huge.broken(), Some(run(384, 128)));
+    huge.reserved_broken();
+    assert_eq!(huge.broken(), None);
 }
 
 #[test]
 fn pages_that_were_not_in_the_balloon_leave_without_effect() {
     let mut huge = huge_pages();
     huge.inflate(run(3, 1));
-    assert_eq!(huge.deflate(run(4, 1000)), []);
-    assert_eq!(huge.deflate(run(u32::MAX, u64::MAX)), []);
+    assert_eq!(deflated(&mut huge, run(4, 1000)), []);
+    assert_eq!(deflated(&mut huge, run(u32::MAX, u64::MAX)), []);
     assert_eq!(huge.kept(), [run(3, 1)]);
 }
 
@@ -102,7 +147,7 @@ fn without_memory_released_huge_pages_are_forgotten() {
     huge.inflate(run(0, 300));
     huge.released_due();
     assert_eq!(huge.kept(), [run(256, 44)]);
-    assert_eq!(huge.deflate(run(0, 1)), []);
+    assert_eq!(deflated(&mut huge, run(0, 1)), []);
     huge.released_kept();
     assert_eq!((huge.known.len(), huge.kept_pages()), (0, 0));
 }
@@ -113,7 +158,7 @@ fn last_huge_page_of_all_numbers_can_be_whole() {
     huge.inflate(run(u32::MAX - 127, 128));
     assert_eq!(huge.due(), [run(u32::MAX - 127, 128)]);
     huge.released_due();
-    assert_eq!(huge.deflate(run(u32::MAX, 1)).len(), 1);
+    assert_eq!(deflated(&mut huge, run(u32::MAX, 1)).len(), 1);
 }
 
 /// What a guest does.
@@ -191,7 +236,7 @@ proptest! {
                     }
                 }
                 Step::Deflate(run) => {
-                    let broken = numbers(&huge.deflate(run));
+                    let broken = numbers(&deflated(&mut huge, run));
                     for page in numbers(&[run]) {
                         let of = page / SIZE as usize;
                         let was_released = model.released[of] && model.is_whole(of);

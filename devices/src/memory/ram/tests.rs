@@ -1,8 +1,10 @@
 //! Every backing: what was released is gone, and what comes back is there.
 
 use std::collections::BTreeMap;
+use std::ptr::with_exposed_provenance_mut;
 
 use proptest::prelude::*;
+use rustix::io::Errno;
 use vm_memory::Bytes;
 
 use super::*;
@@ -266,7 +268,7 @@ fn whole_huge_pages_go_back_to_the_pool_and_come_again() {
     assert_eq!(resident(&ram), 2 * PART - 4 * MIB);
     assert_eq!(written(&ram).len() as u64, (2 * PART - 4 * MIB) / 4096);
     assert_eq!(release(&ram, &[run(0, 511)]).released_pages, 0);
-    ram.reserve(&[run(512, 1024)]);
+    ram.reserve(run(512, 1024));
     assert_eq!(test_huge_pages::available(), before);
     write_all(&ram);
     assert_eq!(test_huge_pages::available(), before);
@@ -279,6 +281,55 @@ fn huge_pages_that_were_never_touched_go_back_to_the_pool_too() {
     let before = test_huge_pages::available();
     assert_eq!(release(&ram, &[run(0, 1024)]).released_pages, 1024);
     assert_eq!(test_huge_pages::available(), before + 2);
+}
+
+#[test]
+fn huge_page_that_is_not_reserved_does_not_keep_others_from_the_pool() {
+    let _pages = HugePages::take(8);
+    let ram = ram_with(options(HUGE)).unwrap();
+    assert_eq!(release(&ram, &[run(0, 512)]).released_pages, 512);
+    test_huge_pages::leave(0);
+    assert_eq!(release(&ram, &[run(0, 1536)]).released_pages, 1536);
+    assert_eq!(test_huge_pages::available(), 2);
+}
+
+#[test]
+fn reset_leaves_what_the_guest_has_not_touched_to_it() {
+    let _pages = HugePages::take(8);
+    let before = test_huge_pages::available();
+    let ram = ram_with(options(HUGE)).unwrap();
+    ram.memory().write_obj(1_u8, GuestAddress(0)).unwrap();
+    // The host does not put a page anywhere but to give it back.
+    let mut total = PageRelease::default();
+    for part in &ram.0.parts {
+        ram.0.release_all(part.whole(), &mut total);
+    }
+    assert_eq!((total.calls, total.released_pages), (2, 2 * PART / 4096));
+    assert_eq!(test_huge_pages::available(), before - 7);
+    ram.reset(&mut |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(test_huge_pages::available(), before - 8);
+}
+
+#[test]
+fn huge_pages_of_the_pool_need_no_locking() {
+    let _pages = HugePages::take(8);
+    let ram = ram_with(RamOptions {
+        lock: true,
+        ..options(HUGE)
+    });
+    assert_eq!(mapped_kib(&ram.unwrap(), "Locked"), 0);
+}
+
+#[test]
+fn all_is_reserved_for_a_guest_whose_driver_has_gone() {
+    let _pages = HugePages::take(8);
+    let before = test_huge_pages::available();
+    let ram = ram_with(options(HUGE)).unwrap();
+    write_all(&ram);
+    release(&ram, &[run(0, 1024), run(SECOND / 4096, 512)]);
+    assert_eq!(test_huge_pages::available(), before - 5);
+    ram.reserve_all();
+    assert_eq!(test_huge_pages::available(), before - 8);
 }
 
 #[test]
@@ -357,14 +408,19 @@ fn transparent_huge_pages_form_again_after_they_have_come_back() {
 }
 
 #[test]
-fn interrupted_populating_leaves_no_memory() {
+fn populating_is_interrupted_when_the_watch_says_so() {
     let ranges = [(GuestAddress(0), PART)];
     let options = RamOptions {
         prealloc: true,
         ..RamOptions::default()
     };
-    let mapped = GuestRam::map(&ranges, options, &mut |_| ControlFlow::Break(()));
+    let mut told = Vec::new();
+    let mapped = GuestRam::map(&ranges, options, &mut |progress| {
+        told.push(progress);
+        ControlFlow::Break(())
+    });
     assert!(matches!(mapped, Err(RamError::Interrupted)));
+    assert_eq!(told.len(), 1);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use super::*;
-use crate::test_huge_pages::HugePages;
+use crate::test_huge_pages::{self, HugePages};
 use crate::{Backing, HugePageSize, Pfn, RamOptions};
 
 const MUST_TELL_HOST: u32 = 1 << 0;
@@ -224,6 +224,45 @@ fn huge_page_of_the_pool_goes_only_as_a_whole_and_again_after_a_page_came_back()
     driver.send(INFLATE, &[FIRST + 7]);
     assert_eq!(released(&driver), 2 * SIZE);
     assert_eq!(driver.empty_pages().len(), SIZE as usize);
+}
+
+#[test]
+fn huge_pages_of_a_driver_that_goes_without_a_word_are_reserved_again() {
+    let _pages = HugePages::take(8);
+    for is_broken in [false, true] {
+        let mut driver = running(of_the_pool(), MUST_TELL_HOST);
+        let before = test_huge_pages::available();
+        send_run(&mut driver, INFLATE, FIRST, 2 * SIZE);
+        assert_eq!(test_huge_pages::available(), before + 2);
+        if is_broken {
+            driver.set_available_index(INFLATE, 1000);
+            driver.balloon.serve(INFLATE);
+        } else {
+            driver.write(STATUS, 0);
+        }
+        assert_eq!(test_huge_pages::available(), before);
+    }
+}
+
+#[test]
+fn huge_page_is_reserved_before_the_guest_hears_that_it_may_use_it() {
+    let _pages = HugePages::take(8);
+    let mut driver = running(of_the_pool(), MUST_TELL_HOST);
+    let before = test_huge_pages::available();
+    send_run(&mut driver, INFLATE, FIRST, SIZE);
+    let (address, length) = driver.page_numbers(0, &[FIRST]);
+    driver.describe(DEFLATE, 0, address, length, 0);
+    driver.make_available(DEFLATE, 0);
+    driver.balloon.is_halting.store(true, Ordering::Release);
+    let mut pages = Vec::new();
+    let take = |role: &mut RoleQueue| driver.balloon.take_batch(role, &mut pages);
+    assert!(!driver.balloon.with_queue(DEFLATE, take));
+    assert_eq!(driver.used_index(DEFLATE), 0);
+    assert_eq!(test_huge_pages::available(), before + 1);
+    driver.balloon.is_halting.store(false, Ordering::Release);
+    driver.balloon.serve(DEFLATE);
+    assert_eq!(driver.used_index(DEFLATE), 1);
+    assert_eq!(test_huge_pages::available(), before);
 }
 
 #[test]
