@@ -3,6 +3,7 @@
 //! Everything here is called from the control thread.
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -138,6 +139,11 @@ impl Machine {
     #[must_use]
     pub fn ram_options(&self) -> RamOptions {
         self.ram.options()
+    }
+
+    /// Where this process has guest memory.
+    pub fn ram_addresses(&self) -> impl Iterator<Item = Range<usize>> {
+        self.ram.addresses()
     }
 
     /// Whether KVM lets pages be taken from a running guest (KVM_CAP_SYNC_MMU).

@@ -1,6 +1,6 @@
 //! One step of a vCPU: into the guest, and what to do when it comes out.
 
-use std::fmt;
+use std::{fmt, io};
 
 use aerostat_devices::bus::Bus;
 use kvm_bindings::{kvm_regs, kvm_sregs};
@@ -8,7 +8,7 @@ use kvm_ioctls::{VcpuExit, VcpuFd};
 
 use crate::memory::Range;
 
-/// The two address spaces in which a vCPU finds devices.
+/// The two address spaces in which a vCPU finds devices, and where it finds none.
 #[derive(Debug, Default)]
 pub(crate) struct Buses {
     pub(crate) ports: Bus,
@@ -62,6 +62,14 @@ pub enum VcpuFailure {
     NoMemory {
         /// The guest-physical address, if KVM knows it.
         address: Option<u64>,
+        /// Where the guest was.
+        registers: RegisterDump,
+    },
+    /// The host's memory is broken where a page of the guest was.
+    #[error("The host's memory is broken at the guest's {address:#x}\n{registers}")]
+    BrokenMemory {
+        /// The guest-physical address.
+        address: u64,
         /// Where the guest was.
         registers: RegisterDump,
     },
@@ -152,7 +160,10 @@ pub(crate) enum Exit {
 /// # Errors
 /// When the guest cannot be entered again.
 pub(crate) fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), Exit> {
-    match vcpu.run() {
+    let exit = vcpu.run();
+    // That exit comes with an error.
+    let error = io::Error::last_os_error().raw_os_error();
+    match exit {
         Ok(VcpuExit::IoIn(port, data)) => {
             let data = std::ptr::from_mut(data);
             let width = port_width(vcpu);
@@ -190,6 +201,12 @@ pub(crate) fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), Exit> {
             reason,
             registers: RegisterDump::take(vcpu),
         })),
+        Ok(VcpuExit::MemoryFault { gpa, .. }) if error == Some(libc::EHWPOISON) => {
+            Err(Exit::Failure(VcpuFailure::BrokenMemory {
+                address: gpa,
+                registers: RegisterDump::take(vcpu),
+            }))
+        }
         Ok(VcpuExit::MemoryFault { gpa, .. }) => Err(no_memory(vcpu, Some(gpa))),
         // Kernels before 6.8 do not say where.
         Err(error) if error.errno() == libc::EFAULT => Err(no_memory(vcpu, None)),
