@@ -17,7 +17,7 @@ type Return = Result<Value, CommandError>;
 pub(super) const TARGET: &str = "x86_64";
 
 /// The NUMA policy of the guest's memory (`HostMemPolicy`): the host's own.
-pub(super) const MEMORY_POLICY: &str = "default";
+pub(crate) const MEMORY_POLICY: &str = "default";
 
 pub(super) fn query_name(context: &mut Context<'_>, _: &Arguments) -> Return {
     Ok(match context.machine.info().name {

@@ -23,6 +23,7 @@ use crate::json::object;
 use crate::monitor::Monitor;
 use crate::resize::{Resize, Wish};
 use crate::steering::Steering;
+pub(crate) use machine::MEMORY_POLICY;
 pub use statistics::Question;
 pub use table::COMMANDS;
 use types::{Arguments, Member, Type};

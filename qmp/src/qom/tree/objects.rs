@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::{Id, Slot, Tree};
 use crate::backend::{Backend, BalloonInfo, GuestStatistics, MachineInfo, RamInfo};
+use crate::command::MEMORY_POLICY;
 use crate::json::{object, object_of};
 use crate::qom::RAM_ID;
 use crate::qom::types::{
@@ -90,6 +91,8 @@ impl Tree {
             ("merge", off()),
             ("size", Slot::Value(info.memory_bytes.into())),
             ("dump", on()),
+            ("policy", Slot::Value(MEMORY_POLICY.into())),
+            ("host-nodes", Slot::Value(Value::Array(Vec::new()))),
         ];
         let ty = if memfd { MEMFD_TYPE } else { RAM_TYPE };
         if memfd {
