@@ -1,6 +1,7 @@
 //! A machine and the server that serves it, put together from the options.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 
 use aerostat_devices::serial::SerialPort;
@@ -22,6 +23,8 @@ pub struct Assembly {
     pub server: Option<Server<MachineHandle>>,
     /// The serial port, if there is a console.
     pub serial: Option<Arc<SerialPort>>,
+    /// Where this process has guest memory.
+    pub ram_addresses: Vec<Range<usize>>,
     /// The devices as the guest will find them.
     pub mmio: Mmio,
 }
@@ -46,11 +49,12 @@ pub fn assemble(
         serial: console.map(|console| Box::new(console.clone()) as _),
         balloon: balloon_sink(config.memory, sender.clone()),
         crash_loaded: crash_loaded_sink(sender.clone()),
-        ram_watch: populating::watch(),
+        ram_watch: populating::watch(options.timeout),
     };
     let machine = aerostat_vmm::build(&config, io)?;
     let serial = machine.serial().cloned();
     let mmio = machine.mmio();
+    let ram_addresses = machine.ram_addresses().collect();
     let machine = MachineHandle::new(machine, policy(options), description(options), sender);
     let server = (!listeners.is_empty())
         .then(|| Server::new(listeners, receiver, machine.clone()))
@@ -66,6 +70,7 @@ pub fn assemble(
         machine,
         server,
         serial,
+        ram_addresses,
         mmio,
     })
 }

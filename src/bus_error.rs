@@ -1,4 +1,4 @@
-//! The last word of a process to which the host gives no huge page any more.
+//! The last word of a process to which the host gives no page of guest memory any more.
 //!
 //! A huge page that the guest has put into its balloon belongs to the host's pool. Where others
 //! have taken all of the pool, a device that touches such a page (the guest has put its queues
@@ -6,8 +6,12 @@
 
 use std::ffi::{c_int, c_void};
 use std::io;
+use std::ops::Range;
+use std::sync::OnceLock;
 
 use libc::siginfo_t;
+
+use crate::console::terminal;
 
 /// There is no memory at the address.
 const BUS_ADRERR: c_int = 2;
@@ -18,11 +22,16 @@ needs: its pool of huge pages is used up; others have taken what the guest had g
 /// The exit status of a machine that failed.
 const FAILED: c_int = 1;
 
-/// Tells of SIGBUS before the process ends.
+/// Where guest memory is.
+static GUEST_MEMORY: OnceLock<Vec<Range<usize>>> = OnceLock::new();
+
+/// Tells of SIGBUS in guest memory, which is at these addresses, before the process ends.
 ///
 /// # Errors
 /// When the host does not know of such signals.
-pub fn tell() -> io::Result<()> {
+pub fn tell(guest_memory: Vec<Range<usize>>) -> io::Result<()> {
+    // There is one machine in a process.
+    let _ = GUEST_MEMORY.set(guest_memory);
     // SAFETY: an action of zeroes is a valid one.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = on_bus_error as *const () as usize;
@@ -36,15 +45,21 @@ pub fn tell() -> io::Result<()> {
     }
 }
 
+/// Nothing here waits or takes memory.
 extern "C" fn on_bus_error(_signal: c_int, info: *mut siginfo_t, _context: *mut c_void) {
     // SAFETY: the kernel hands a valid description to a handler of this kind.
-    let code = unsafe { (*info).si_code };
-    // What else it may be (broken hardware) comes again, and ends the process as it always does.
-    if code == BUS_ADRERR {
-        // SAFETY: both calls are allowed in handlers, and the text is as long as is said.
-        unsafe {
+    let (code, address) = unsafe { ((*info).si_code, (*info).si_addr() as usize) };
+    let mut guest_memory = GUEST_MEMORY.get().into_iter().flatten();
+    let is_guest_memory = guest_memory.any(|range| range.contains(&address));
+    terminal::restore_at_once();
+    // SAFETY: all three calls are allowed in handlers, and the text is as long as is said.
+    unsafe {
+        if code == BUS_ADRERR && is_guest_memory {
             libc::write(2, LAST_WORD.as_ptr().cast(), LAST_WORD.len());
             libc::_exit(FAILED);
         }
+        // Whatever else it is (broken hardware, somebody's `kill`) ends the process as it always
+        // does: this handler is there for one signal only.
+        libc::raise(libc::SIGBUS);
     }
 }

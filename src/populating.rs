@@ -1,7 +1,7 @@
 //! What is told while guest memory is taken from the host in advance, and how that is broken off.
 //!
 //! Before the guest starts, a terminal shows how far it is; otherwise the log does. One of the
-//! signals that end a machine breaks it off.
+//! signals that end a machine breaks it off, and so does the end of its time.
 
 use std::io::{self, IsTerminal, Write};
 use std::ops::ControlFlow;
@@ -23,10 +23,12 @@ struct Telling {
     told: Option<Instant>,
 }
 
-/// The watch of a machine.
-pub fn watch() -> RamWatch {
+/// The watch of a machine that ends after `limit`.
+pub fn watch(limit: Option<Duration>) -> RamWatch {
     let mut telling: Option<Telling> = None;
     let mut is_first = true;
+    let begun = Instant::now();
+    let is_too_late = move || limit.is_some_and(|limit| begun.elapsed() >= limit);
     Box::new(move |progress| {
         let current = telling.get_or_insert_with(|| Telling {
             on_terminal: is_first && io::stderr().is_terminal(),
@@ -35,15 +37,17 @@ pub fn watch() -> RamWatch {
         });
         current.tell(progress);
         let is_done = progress.done_bytes == progress.total_bytes;
-        let is_over = is_done || signals::is_one_pending();
-        if is_over {
+        if is_done || signals::is_one_pending() || is_too_late() {
+            current.end();
             telling = None;
             is_first = false;
+        } else {
+            return ControlFlow::Continue(());
         }
-        if is_over && !is_done {
-            return ControlFlow::Break(());
+        match is_done {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
         }
-        ControlFlow::Continue(())
     })
 }
 
@@ -59,11 +63,17 @@ impl Telling {
         self.told = Some(now);
         let text = text(progress);
         if self.on_terminal {
-            let end = if is_done { "\n" } else { "" };
             // Who reads it does not matter.
-            let _ = write!(io::stderr(), "\raerostat: {text}{end}");
+            let _ = write!(io::stderr(), "\raerostat: {text}");
         } else {
             log::info!("{text}");
+        }
+    }
+
+    /// Ends the line on the terminal, if there is one.
+    fn end(&self) {
+        if self.on_terminal && self.told.is_some() {
+            let _ = writeln!(io::stderr());
         }
     }
 }
@@ -100,8 +110,15 @@ mod tests {
     }
 
     #[test]
+    fn populating_ends_with_the_time_of_the_machine_unless_it_is_done() {
+        let mut watch = watch(Some(Duration::ZERO));
+        assert_eq!(watch(progress(1, 3)), ControlFlow::Break(()));
+        assert_eq!(watch(progress(3, 3)), ControlFlow::Continue(()));
+    }
+
+    #[test]
     fn populating_goes_on_without_a_signal() {
-        let mut watch = watch();
+        let mut watch = watch(None);
         for done in [1, 2, 3] {
             assert_eq!(watch(progress(done, 3)), ControlFlow::Continue(()));
         }

@@ -24,7 +24,7 @@ use crate::expected::Expected;
 use crate::failure::Failure;
 use crate::logging;
 use crate::machine::{Ending, GuestWatch};
-use crate::signals::{SignalEvents, Signals};
+use crate::signals::{self, SignalEvents, Signals};
 use crate::sockets;
 
 /// How long clients and console may take to hear the last of the machine.
@@ -37,24 +37,31 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 pub fn run(options: &Options) -> Result<u8, Failure> {
     start_log(options)?;
     let signals = Signals::take().map_err(resource("signals"))?;
-    if let Backing::HugeTlb(_) = options.ram.backing {
-        bus_error::tell().map_err(resource("signals"))?;
-    }
     // Whoever has the sockets may write the console's files.
     let listeners = sockets::listen(options)?;
     let consoles = Consoles::open(options)?;
 
     let assembly = match assemble(options, listeners, consoles.all.as_ref()) {
-        // By one of the signals, which end a machine in order.
-        Err(Failure::Build(error)) if error.is_interruption() => return Ok(0),
+        // By one of the signals, which end a machine in order, or since its time is over.
+        Err(Failure::Build(error)) if error.is_interruption() => {
+            let ending = match options.timeout {
+                Some(limit) if !signals::is_one_pending() => Ending::TimedOut(limit),
+                _ => Ending::InOrder,
+            };
+            return outcome(ending, options, &consoles);
+        }
         assembly => assembly?,
     };
     let Assembly {
         machine,
         server,
         serial,
+        ram_addresses,
         mmio: _,
     } = assembly;
+    if let Backing::HugeTlb(_) = options.ram.backing {
+        bus_error::tell(ram_addresses).map_err(resource("signals"))?;
+    }
     let awaits_clients = server.as_ref().is_some_and(Server::awaits_clients);
     let server = server.map(|server| Rc::new(RefCell::new(server)));
     let mut event_loop = EventLoop::new(machine.clone())

@@ -8,11 +8,15 @@ use std::fs;
 use std::io::Write;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use aerostat_tiny_guest::{Script, goodbye_elf, script_elf};
 use common::setup::Setup;
+use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::thread::{CapabilitySet, remove_capability_from_bounding_set};
+
 use place::{Place, assert_ran, assert_says, refusal, stderr, stdout};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -236,6 +240,34 @@ fn check_refuses_what_a_start_would_refuse() {
     ] {
         assert_says(&refusal(&check(&place, &more)), &parts);
     }
+}
+
+/// Memory that it may not lock is refused, and why.
+#[test]
+fn check_refuses_more_locked_memory_than_is_allowed() {
+    let place = place_with(MACHINE);
+    let mut command = place.command();
+    command.args(["check", "--config", "vm/machine.toml"]);
+    command.args(["--mem", "64M,lock=on"]);
+    let limit = || {
+        let allowed = Rlimit {
+            current: Some(8 << 20),
+            maximum: Some(8 << 20),
+        };
+        setrlimit(Resource::Memlock, allowed)?;
+        // Without it, root has no limit; others may not give up what they do not have.
+        let _ = remove_capability_from_bounding_set(CapabilitySet::IPC_LOCK);
+        Ok(())
+    };
+    // SAFETY: two system calls, between fork and exec.
+    unsafe { command.pre_exec(limit) };
+    let output = command.output().unwrap();
+    let parts = [
+        "64 MiB of guest memory cannot be locked",
+        "may lock 8192 KiB",
+        "`ulimit -l`",
+    ];
+    assert_says(&refusal(&output), &parts);
 }
 
 #[test]

@@ -209,6 +209,34 @@ fn signal_ends_a_machine_whose_memory_is_being_taken() {
 }
 
 #[test]
+fn machine_that_is_ended_while_its_memory_is_taken_has_not_shown_what_it_should() {
+    let setup = Setup::tiny_in(Script::new().puts("up\n"), "3G,thp=off,prealloc=on");
+    let setup = setup.expect("guest").argument("--expect", "up");
+    let mut machine = setup.start().expect("start");
+    while machine.resident_kib().is_ok_and(|kib| kib <= 64 * MIB_KIB) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    machine.signal(Signal::TERM).expect("signal");
+    let status = machine.wait_exit().expect("end");
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        machine.stderr().contains("up"),
+        "what it is that was not shown"
+    );
+}
+
+#[test]
+fn time_of_a_machine_ends_while_its_memory_is_taken() {
+    let setup = Setup::tiny_in(Script::new().puts("up\n"), "3G,thp=off,prealloc=on");
+    let setup = setup.expect("guest").argument("--timeout", "20ms");
+    let mut machine = setup.start().expect("start");
+    let status = machine.wait_exit().expect("end");
+    assert_eq!(status.code(), Some(124), "{}", machine.stderr());
+    assert!(machine.stderr().contains("did not end within 20ms"));
+    assert_eq!(machine.console.log(), "");
+}
+
+#[test]
 fn machine_says_so_when_the_pool_is_used_up_and_its_guest_touches_what_it_gave() {
     let _pages = HugePages::take(HUGE_PAGES);
     let mut driver = BalloonDriver::new(DEVICE, RINGS);
@@ -245,7 +273,10 @@ fn machine_says_so_when_the_pool_is_used_up_and_its_queues_were_there() {
     let status = machine.wait_exit().expect("end");
     let said = machine.stderr();
     assert_eq!(status.code(), Some(1), "{said}");
-    assert!(said.contains("pool of huge pages is used up"), "{said}");
+    assert!(
+        said.contains("that a device needs: its pool of huge pages"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use aerostat_devices::{Backing, RamOptions};
+use aerostat_devices::{Backing, HugePageSize, RamOptions};
 use aerostat_units::Size;
 use aerostat_vmm::MachineConfig;
 use aerostat_vmm::units::MemorySize;
@@ -123,6 +123,12 @@ pub enum OptionsError {
     /// Nobody could start the guest.
     #[error("--paused waits for QMP's cont: name a socket with --qmp")]
     PausedWithoutQmp,
+    /// Nothing that the guest reports could be given back.
+    #[error(
+        "--balloon free-page-reporting=on gives nothing back here: guests report blocks of at most 4 \
+         MiB, which no huge page of --mem hugepage=1G is in; leave it out, or choose hugepage=2M"
+    )]
+    ReportingOfGibibytes,
     /// The guest could not give anything.
     #[error(
         "--balloon min={min} is more than the guest has, --mem {mem}: nothing could be asked of it",
@@ -181,12 +187,15 @@ impl TryFrom<Arguments> for Options {
         }
         let mut balloon = arguments.balloon.0;
         if let Some(balloon) = &mut balloon
-            && let Backing::HugeTlb(_) = mem.ram.backing
-            && !balloon.chooses_reporting
+            && let Backing::HugeTlb(size) = mem.ram.backing
         {
             // Nobody hears when the guest uses again what it has reported, and its huge pages may
             // be somebody else's then.
-            balloon.device.free_page_reporting = false;
+            let device = &mut balloon.device;
+            device.free_page_reporting &= balloon.chooses_reporting;
+            if device.free_page_reporting && size == HugePageSize::Size1G {
+                return Err(OptionsError::ReportingOfGibibytes);
+            }
         }
         let min = balloon.as_ref().map_or(0, |it| it.steering.limits.min);
         if min > mem.size.bytes() {

@@ -216,6 +216,15 @@ fn guest_in_huge_pages_of_the_pool_reports_free_pages_only_where_that_is_chosen(
 }
 
 #[test]
+fn reports_that_could_give_nothing_back_are_refused() {
+    let huge = "--mem=2G,backing=hugetlbfs,hugepage=1G";
+    let parse = |balloon: &str| parse(&strings(&["--kernel=bz", huge, balloon]));
+    assert!(parse("--balloon=min=1G").is_ok());
+    let refused = parse("--balloon=free-page-reporting=on").unwrap_err();
+    assert!(refused.to_string().contains("choose hugepage=2M"));
+}
+
+#[test]
 fn paused_machine_needs_a_socket() {
     let arguments = strings(&["--kernel=/k", "--mem=2G", "--paused"]);
     let refusal = run(&arguments).unwrap_err();

@@ -71,6 +71,15 @@ fn restore() {
     }
 }
 
+/// As [`Drop`] does, in the handler of a signal: without waiting for anybody.
+pub fn restore_at_once() {
+    if let Ok(slot) = SAVED.try_lock()
+        && let Some((terminal, saved)) = slot.as_ref()
+    {
+        let _ = tcsetattr(terminal, OptionalActions::Now, saved);
+    }
+}
+
 /// The message of a panic, too, shall appear on a terminal in its right mind.
 fn restore_on_panic() {
     let report = std::panic::take_hook();

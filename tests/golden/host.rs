@@ -139,8 +139,8 @@ fn serve(options: &Options, started: &Sender<Mmio>) -> Result<(), String> {
     let Assembly {
         machine,
         server,
-        serial: _,
         mmio,
+        ..
     } = assemble(options, listeners, None).map_err(|error| error.to_string())?;
     let server = Rc::new(RefCell::new(server.ok_or("no server")?));
     let mut event_loop = EventLoop::new(machine.clone()).map_err(|error| error.to_string())?;
