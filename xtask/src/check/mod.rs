@@ -22,6 +22,7 @@ use stages::Stages;
 /// Test targets that boot Linux.
 const LINUX_TESTS: &[&str] = &[
     "boot",
+    "linux_backing",
     "linux_balloon",
     "linux_ci",
     "linux_life",
