@@ -30,6 +30,11 @@ const MIB_KIB: u64 = 1024;
 const LIMIT: Duration = Duration::from_secs(30);
 /// VIRTIO_BALLOON_F_MUST_TELL_HOST.
 const MUST_TELL_HOST: u32 = 1;
+/// VIRTIO_BALLOON_F_STATS_VQ and VIRTIO_BALLOON_F_REPORTING, and the queue for the latter.
+const STATS_AND_REPORTING: u32 = 1 << 1 | 1 << 5;
+const REPORTING_QUEUE: usize = 3;
+/// VIRTQ_DESC_F_WRITE: reports are as if the device were to write there.
+const WRITE: u16 = 2;
 /// Page numbers that Linux sends at a time.
 const LINUX_BUFFER: u32 = 256;
 
@@ -120,6 +125,56 @@ fn huge_pages_of_the_pool_go_and_come() {
     memory_goes_and_comes(mem, MUST_TELL_HOST, 15, |pid| {
         memfd_kib(pid).expect("files")
     });
+}
+
+/// Fills memory, reports it as free in blocks of 4 MiB, looks at it and fills it again; the last three
+/// each when something is typed.
+fn report() -> Script {
+    let mut driver = BalloonDriver::new(DEVICE, RINGS)
+        .with_features(STATS_AND_REPORTING)
+        .with_queues(4);
+    let fill = |script: Script| script.fill(PAGES, COUNT.into(), PAGE, u64::MAX);
+    let script = fill(driver.init(Script::new())).puts("filled\n");
+    let mut script = script.echo_serial();
+    for block in 0..4 {
+        let start = PAGES + (block << 22);
+        script = driver.submit(script, REPORTING_QUEUE, start, 4 << 20, WRITE);
+    }
+    let script = script.puts("reported\n").echo_serial();
+    fill(script.collect("contents", PAGES, COUNT.into(), PAGE)).puts("touched\n")
+}
+
+/// Runs that guest and looks at the machine's memory with `kib`.
+fn reported_memory_goes_and_comes(mem: &str, kib: impl Fn(u32) -> u64) {
+    let setup = Setup::tiny_in(report(), mem).expect("guest");
+    let setup = setup.argument("--balloon", "free-page-reporting=on");
+    let mut machine = setup.start().expect("start");
+    wait_for(&mut machine, "filled");
+    let full = kib(machine.pid());
+    machine.console.send("k").expect("type");
+    wait_for(&mut machine, "reported");
+    let left = kib(machine.pid());
+    assert!(left + 15 * MIB_KIB <= full, "{mem}: {left} of {full} KiB");
+
+    machine.console.send("k").expect("type");
+    wait_for(&mut machine, "contents ");
+    assert_eq!(wait_for(&mut machine, "\n"), "0000000000000000", "{mem}");
+    wait_for(&mut machine, "touched");
+    let back = kib(machine.pid());
+    assert!(back >= left + 15 * MIB_KIB, "{mem}: {left} to {back} KiB");
+}
+
+#[test]
+fn reported_memory_of_any_backing_goes_and_comes() {
+    for mem in ["64M", "64M,thp=on", "64M,thp=off,lock=on,prealloc=on"] {
+        reported_memory_goes_and_comes(mem, field("Rss"));
+    }
+    let files = |pid| memfd_kib(pid).expect("files");
+    for mem in ["64M,backing=memfd", "64M,backing=memfd,thp=on"] {
+        reported_memory_goes_and_comes(mem, files);
+    }
+    let _pages = HugePages::take(HUGE_PAGES);
+    reported_memory_goes_and_comes("64M,backing=hugetlbfs", files);
 }
 
 #[test]

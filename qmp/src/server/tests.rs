@@ -279,6 +279,26 @@ fn balloon_change_held_back_is_sent_at_the_end() {
 }
 
 #[test]
+fn guest_that_wakes_the_server_without_end_is_heard_so_often_and_then_the_server_sleeps() {
+    const FLOOD: Duration = Duration::from_millis(100);
+    let mut fixture = Fixture::new();
+    let begun = Instant::now();
+    let (mut calls, mut wakes) = (0, 0);
+    while begun.elapsed() < FLOOD {
+        fixture.events.wake();
+        calls += 1;
+        wakes += fixture.manager.run_with_timeout(0).unwrap();
+    }
+    // By the guest, or by the timer that lets it be heard again.
+    let most = 2 * (begun.elapsed().as_millis() / HUSH_TIME.as_millis() + 1);
+    let wakes = u128::try_from(wakes).unwrap();
+    assert!(0 < wakes && wakes <= most, "{wakes} wake-ups of {calls}");
+    // The last of it, and the end of its time.
+    let rest = (0..10).find(|_| fixture.manager.run_with_timeout(500).unwrap() == 0);
+    assert!(rest.is_some_and(|rest| rest <= 3), "{rest:?}");
+}
+
+#[test]
 fn flood_of_resets_reaches_clients_up_to_the_limit_and_the_last_at_the_end() {
     let (mut fixture, mut client, received) = within_an_interval(|| {
         let mut fixture = Fixture::new();
