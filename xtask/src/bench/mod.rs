@@ -26,8 +26,10 @@ use vmm::Vmm;
 
 /// Rounds of measurements that take milliseconds.
 const ROUNDS: u32 = 31;
-/// See [`ROUNDS`].
-const BALLOON_ROUNDS: u32 = 3;
+/// Rounds with Linux, which may run nested.
+const LINUX_ROUNDS: u32 = 3;
+/// Rounds of what takes some seconds for both machines.
+const TINY_ROUNDS: u32 = 7;
 /// Rounds of what takes a fraction of a second.
 const RELEASE_ROUNDS: u32 = 15;
 
@@ -145,7 +147,7 @@ impl Bench<'_> {
             figures.extend(balloon::release::measure(&self.workspace, rounds)?);
         }
         if options.wants_of_balloon(Part::BalloonTiny) {
-            let rounds = rounds(BALLOON_ROUNDS);
+            let rounds = rounds(TINY_ROUNDS);
             figures.extend(balloon::tiny::measure(&self.vmms, &self.directory, rounds)?);
         }
         if options.wants_of_balloon(Part::BalloonLinux) {
@@ -154,7 +156,7 @@ impl Bench<'_> {
                 true => eprintln!("{text}"),
                 false => println!("{text}"),
             };
-            let rounds = rounds(BALLOON_ROUNDS);
+            let rounds = rounds(LINUX_ROUNDS);
             let linux = balloon::measure_linux(&self.workspace, &self.vmms, rounds, &say);
             figures.extend(linux?);
         }

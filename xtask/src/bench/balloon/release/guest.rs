@@ -10,6 +10,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use aerostat_devices::balloon::{Balloon, BalloonEvents, BalloonOptions};
 use aerostat_devices::bus::BusDevice;
@@ -70,8 +71,11 @@ pub struct Guest {
 
 /// Who serves the queue.
 enum Server {
-    /// This thread, whenever the driver waits.
-    Here(EventManager<BalloonEvents>),
+    /// This thread, whenever the driver waits; the time that it has taken for that.
+    Here {
+        events: EventManager<BalloonEvents>,
+        took: Duration,
+    },
     /// A thread of its own, until this is dropped.
     Thread { _thread: DeviceThread },
 }
@@ -101,7 +105,11 @@ impl Guest {
     ///
     /// When the process may have no further descriptor.
     pub fn on_one_thread(ram: &GuestRam, rings: u64) -> Result<Self> {
-        Self::served_by(ram, rings, |events| event_loop(events).map(Server::Here))
+        Self::served_by(ram, rings, |events| {
+            let events = event_loop(events)?;
+            let took = Duration::ZERO;
+            Ok(Server::Here { events, took })
+        })
     }
 
     fn served_by(
@@ -152,6 +160,15 @@ impl Guest {
                 return Ok(());
             }
             used = self.wait_for_more_than(used)?;
+        }
+    }
+
+    /// What of [`Self::give`] was the host's work since this was asked last, where one thread does
+    /// all.
+    pub fn host_time(&mut self) -> Option<Duration> {
+        match &mut self.server {
+            Server::Here { took, .. } => Some(std::mem::take(took)),
+            Server::Thread { .. } => None,
         }
     }
 
@@ -206,7 +223,11 @@ impl Guest {
                 return Ok(now);
             }
             match &mut self.server {
-                Server::Here(events) => serve(events)?,
+                Server::Here { events, took } => {
+                    let begun = Instant::now();
+                    serve(events)?;
+                    *took += begun.elapsed();
+                }
                 Server::Thread { .. } => self.await_interrupt()?,
             }
         }

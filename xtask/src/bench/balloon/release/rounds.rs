@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 #[serde(rename_all = "kebab-case")]
 pub enum Way {
     /// Through the device, on one thread with a driver that waits for each buffer, as Linux's does:
-    /// what the host does for it.
+    /// what the host does for it, from the kick to the interrupt.
     Host,
     /// The same on two threads, each of which waits for the other.
     Device,
@@ -98,7 +98,11 @@ impl Bench {
             Way::Fewest => self.slot.drop_runs(&self.runs_in_all)?,
             Way::PerPage => self.slot.drop_pages(&self.pages)?,
         }
-        let took = begun.elapsed();
+        let host = match way {
+            Way::Host => self.host.host_time(),
+            _ => None,
+        };
+        let took = host.unwrap_or_else(|| begun.elapsed());
         self.slot.check_dropped(before)?;
         Ok(took)
     }
