@@ -10,6 +10,7 @@ use virtio_queue::DescriptorChain;
 use vm_memory::{Bytes, GuestAddress};
 
 use super::QUEUE_SIZE;
+use super::runs::Pages;
 use super::statistics::{ENTRY_BYTES, MAX_BYTES as MAX_STATISTICS_BYTES};
 use crate::memory::PageRun;
 use crate::{GuestMemory, PAGE_SIZE, Pfn};
@@ -52,7 +53,7 @@ pub(super) enum BufferFault {
 pub(super) fn read_pages<M>(
     mut chain: DescriptorChain<M>,
     memory: &GuestMemory,
-    pages: &mut Vec<Pfn>,
+    pages: &mut Pages,
 ) -> Result<(), BufferFault>
 where
     M: Deref<Target = GuestMemory>,
@@ -84,12 +85,7 @@ where
 }
 
 /// Reads an array of `length` bytes; `None` when it leaves guest memory.
-fn read_array(
-    address: u64,
-    length: usize,
-    memory: &GuestMemory,
-    pages: &mut Vec<Pfn>,
-) -> Option<()> {
+fn read_array(address: u64, length: usize, memory: &GuestMemory, pages: &mut Pages) -> Option<()> {
     let mut chunk = [0; CHUNK_BYTES];
     for offset in (0..length).step_by(CHUNK_BYTES) {
         let bytes = &mut chunk[..CHUNK_BYTES.min(length - offset)];

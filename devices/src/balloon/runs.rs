@@ -6,14 +6,42 @@
 use crate::Pfn;
 use crate::memory::PageRun;
 
-/// Sorts `pages`, drops repeated ones, and yields maximal runs in ascending order.
-pub(super) fn runs(pages: &mut Vec<Pfn>) -> impl Iterator<Item = PageRun> + '_ {
-    pages.sort_unstable();
-    pages.dedup();
-    pages.chunk_by(|a, b| b.0 - a.0 == 1).map(|chunk| PageRun {
-        first: chunk[0],
-        count: u64::try_from(chunk.len()).unwrap_or(u64::MAX),
-    })
+/// Pages in the order in which they came, put together where one is the neighbour of the last.
+#[derive(Debug, Default)]
+pub(super) struct Pages {
+    runs: Vec<PageRun>,
+    count: usize,
+}
+
+impl Pages {
+    /// How many have come, those that came twice included.
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// All of them, each once, as maximal runs in ascending order.
+    pub(super) fn into_runs(self) -> Vec<PageRun> {
+        PageRun::merged(self.runs)
+    }
+}
+
+impl Extend<Pfn> for Pages {
+    fn extend<I: IntoIterator<Item = Pfn>>(&mut self, pages: I) {
+        for page in pages {
+            self.count += 1;
+            match self.runs.last_mut() {
+                Some(run) if run.end() == u64::from(page.0) => run.count += 1,
+                Some(run) if page.0.checked_add(1) == Some(run.first.0) => {
+                    run.first = page;
+                    run.count += 1;
+                }
+                _ => self.runs.push(PageRun {
+                    first: page,
+                    count: 1,
+                }),
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -25,15 +53,21 @@ mod tests {
     use super::*;
 
     fn runs_of(pages: &[u32]) -> Vec<(u32, u64)> {
-        let mut pages: Vec<_> = pages.iter().copied().map(Pfn).collect();
-        runs(&mut pages)
-            .map(|run| (run.first.0, run.count))
-            .collect()
+        let mut taken = Pages::default();
+        taken.extend(pages.iter().copied().map(Pfn));
+        assert_eq!(taken.count(), pages.len());
+        let runs = taken.into_runs().into_iter();
+        runs.map(|run| (run.first.0, run.count)).collect()
     }
 
     #[test]
     fn descending_neighbours_become_one_run() {
         assert_eq!(runs_of(&[9, 8, 7, 6]), [(6, 4)]);
+    }
+
+    #[test]
+    fn pages_on_either_side_of_a_run_join_it() {
+        assert_eq!(runs_of(&[7, 6, 8, 5, 9]), [(5, 5)]);
     }
 
     #[test]
@@ -59,8 +93,12 @@ mod tests {
     proptest! {
         #[test]
         fn runs_cover_exactly_the_pages_and_never_touch(
-            pages in proptest::collection::vec(0u32..300, 0..400)
+            pages in proptest::collection::vec((0u32..300, 1u32..20, any::<bool>()), 0..40)
         ) {
+            let run = |&(first, count, ascends): &(u32, u32, bool)| {
+                (0..count).map(move |at| if ascends { first + at } else { first + count - at })
+            };
+            let pages: Vec<u32> = pages.iter().flat_map(run).collect();
             let result = runs_of(&pages);
             let covered: Vec<_> = result
                 .iter()

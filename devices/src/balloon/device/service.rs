@@ -7,10 +7,9 @@ use virtio_queue::{Queue, QueueOwnedT, QueueT};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::{Balloon, BalloonNews, RoleQueue};
-use crate::Pfn;
 use crate::balloon::features::{F_PAGE_POISON, Role};
 use crate::balloon::request::{read_free_memory, read_pages, read_statistics};
-use crate::balloon::runs::runs;
+use crate::balloon::runs::Pages;
 use crate::balloon::statistics::Statistics;
 use crate::balloon::{MAX_BATCH_PAGES, MAX_BATCH_REPORTS, MAX_BATCHES, QUEUE_SIZE};
 use crate::memory::PageRun;
@@ -18,9 +17,6 @@ use crate::{GuestMemory, PAGE_SIZE};
 
 /// VIRTQ_AVAIL_F_NO_INTERRUPT (§2.7.7): the driver does not want to hear of used buffers.
 const NO_INTERRUPT: u16 = 1;
-
-/// Page numbers that Linux sends in a buffer.
-const USUAL_BUFFER_PAGES: usize = 256;
 
 /// Whether the driver is to be told of the buffers that have been returned (§2.7.7.2). It has not
 /// been offered VIRTIO_F_EVENT_IDX, so the flags of its ring say so.
@@ -36,14 +32,12 @@ impl Balloon {
     /// Serves a queue until it is empty, or for so long that others must have their turn.
     /// Runs on the device thread.
     pub(crate) fn serve(&self, queue: usize) {
-        let mut pages = Vec::with_capacity(USUAL_BUFFER_PAGES);
         for _ in 0..MAX_BATCHES {
-            pages.clear();
             // The lock is not fair: whoever waits for it could wait for all batches.
             if self.is_halting() {
                 break;
             }
-            if !self.with_queue(queue, |queue| self.take_batch(queue, &mut pages)) {
+            if !self.with_queue(queue, |queue| self.take_batch(queue)) {
                 return;
             }
         }
@@ -120,13 +114,9 @@ impl Balloon {
 
     /// Takes buffers of up to [`MAX_BATCH_PAGES`] pages and does what they ask for; how many have
     /// been returned.
-    pub(super) fn take_batch(
-        &self,
-        queue: &mut RoleQueue,
-        pages: &mut Vec<Pfn>,
-    ) -> Result<usize, virtio_queue::Error> {
+    pub(super) fn take_batch(&self, queue: &mut RoleQueue) -> Result<usize, virtio_queue::Error> {
         match queue.role {
-            Role::Inflate | Role::Deflate => self.take_pages(queue, pages),
+            Role::Inflate | Role::Deflate => self.take_pages(queue),
             Role::Statistics => self.take_statistics(queue),
             Role::Reporting => self.take_reports(&mut queue.queue),
         }
@@ -135,20 +125,20 @@ impl Balloon {
     fn take_pages(
         &self,
         RoleQueue { role, queue, .. }: &mut RoleQueue,
-        pages: &mut Vec<Pfn>,
     ) -> Result<usize, virtio_queue::Error> {
         let first = queue.next_avail();
         let mut heads = Vec::new();
+        let mut pages = Pages::default();
         for chain in queue.iter(&self.memory)?.take(QUEUE_SIZE.into()) {
             heads.push(chain.head_index());
-            if let Err(fault) = read_pages(chain, &self.memory, pages) {
+            if let Err(fault) = read_pages(chain, &self.memory, &mut pages) {
                 self.faults.record(|| fault.to_string());
             }
-            if pages.len() >= MAX_BATCH_PAGES {
+            if pages.count() >= MAX_BATCH_PAGES {
                 break;
             }
         }
-        let runs: Vec<_> = runs(pages).collect();
+        let runs = pages.into_runs();
         let is_done = match role {
             Role::Deflate => self.deflate(&runs),
             _ => self.inflate(&runs),

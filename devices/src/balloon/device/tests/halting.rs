@@ -62,8 +62,7 @@ fn batch_that_is_given_up_is_taken_again() {
         driver.make_available(queue, 0);
         // As if somebody began to wait in the midst of the batch.
         driver.balloon.is_halting.store(true, Ordering::Release);
-        let mut pages = Vec::new();
-        let take = |role: &mut RoleQueue| driver.balloon.take_batch(role, &mut pages);
+        let take = |role: &mut RoleQueue| driver.balloon.take_batch(role);
         assert!(!driver.balloon.with_queue(queue, take));
         assert_eq!(driver.used_index(queue), 0);
         assert_eq!(driver.balloon.released_pages(), 0);
