@@ -32,8 +32,16 @@ fn corpus_of_the_device_holds() {
 }
 
 #[test]
-fn corpus_of_the_queues_holds_where_whole_huge_pages_go() {
-    replay("queues", guest::huge_pages::huge_pages_survive_any_driver);
+fn corpus_of_whole_huge_pages_holds() {
+    replay(
+        "huge_pages",
+        guest::huge_pages::huge_pages_survive_any_driver,
+    );
+}
+
+#[test]
+fn corpus_of_a_drivers_own_pages_holds() {
+    replay("own_pages", guest::huge_pages::guest_keeps_its_pages);
 }
 
 #[test]
