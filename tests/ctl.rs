@@ -9,12 +9,9 @@ use std::time::Duration;
 use aerostat_tiny_guest::{BalloonDriver, Script};
 use common::machine::Machine;
 use common::setup::{Setup, ctl_under_test};
+use common::tiny::{DEVICE, RINGS};
 use serde_json::Value;
 
-/// The first virtio-mmio device, as the DSDT announces it.
-const DEVICE: u64 = 0xd000_0000;
-/// Guest memory for the driver's rings.
-const RINGS: u64 = 0x200_0000;
 /// Guest memory to give away: 16 MiB from 16 MiB.
 const FIRST_PFN: u32 = 0x1000;
 const COUNT: u32 = 4096;

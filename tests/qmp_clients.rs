@@ -15,16 +15,14 @@ use aerostat_tiny_guest::{BalloonDriver, Script, script_elf};
 use common::machine::Machine;
 use common::scaled;
 use common::setup::{Setup, binary_under_test, clients_python};
+use common::tiny::{DEVICE, PAGE};
 use qapi::{Qmp, Stream};
 use qapi_qmp as qmp;
 
-/// The first virtio-mmio device, as the DSDT announces it.
-const DEVICE: u64 = 0xd000_0000;
 /// Guest memory for the driver's rings.
 const RINGS: u64 = 0x80_0000;
 /// The first page that the guest gives away: behind the rings and the buffer.
 const FIRST_PFN: u32 = 0x1000;
-const PAGE: u64 = 4096;
 /// The guest's memory.
 const MEMORY: u64 = 64 << 20;
 /// What the clients ask it to be left with.

@@ -5,17 +5,13 @@ mod common;
 use aerostat_tiny_guest::{BalloonDriver, Script};
 use common::machine::Machine;
 use common::setup::Setup;
+use common::tiny::{DEVICE, PAGE, RINGS};
 use common::typist::Typist;
 use serde_json::{Value, json};
 
-/// The first virtio-mmio device, as the DSDT announces it.
-const DEVICE: u64 = 0xd000_0000;
-/// Guest memory for the driver's rings.
-const RINGS: u64 = 0x200_0000;
 /// Where the pages begin that the guest gives away.
 const FIRST_PFN: u32 = 0x1000;
 const COUNT: u32 = 1024;
-const PAGE: u64 = 4096;
 const MEMORY: u64 = 64 << 20;
 /// What the guest is left with when it has given [`COUNT`] pages.
 const TARGET: u64 = MEMORY - COUNT as u64 * PAGE;

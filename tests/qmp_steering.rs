@@ -6,13 +6,10 @@ mod common;
 use aerostat_tiny_guest::{BalloonDriver, Script};
 use common::machine::Machine;
 use common::setup::Setup;
+use common::tiny::{DEVICE, RINGS};
 use common::typist::{LIMIT, Typist};
 use serde_json::{Value, json};
 
-/// The first virtio-mmio device, as the DSDT announces it.
-const DEVICE: u64 = 0xd000_0000;
-/// Guest memory for the driver's rings.
-const RINGS: u64 = 0x200_0000;
 /// Where the pages begin that the guest gives away.
 const FIRST_PFN: u32 = 0x1000;
 const COUNT: u32 = 1024;

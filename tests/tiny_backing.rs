@@ -10,19 +10,15 @@ use common::host::{memfd_kib, memory_field_kib};
 use common::huge_pages::{self, HugePages};
 use common::machine::Machine;
 use common::setup::Setup;
+use common::tiny::{DEVICE, PAGE, RINGS};
 use common::wait_until;
 use rustix::process::Signal;
 
-/// The first virtio-mmio device, as the DSDT announces it.
-const DEVICE: u64 = 0xd000_0000;
 const QUEUE_NOTIFY: u64 = 0x50;
-/// Guest memory for the driver's rings.
-const RINGS: u64 = 0x200_0000;
 /// Guest memory to give away: 16 MiB from 16 MiB.
 const PAGES: u64 = 0x100_0000;
 const FIRST_PFN: u32 = 0x1000;
 const COUNT: u32 = 4096;
-const PAGE: u64 = 4096;
 const MEMORY: u64 = 64 << 20;
 /// Huge pages of 2 MiB in it.
 const HUGE_PAGES: u64 = MEMORY >> 21;
@@ -291,6 +287,19 @@ fn time_of_a_machine_ends_while_its_memory_is_taken() {
     assert_eq!(machine.console.log(), "");
 }
 
+/// What a machine in a pool says at its end, when a guest that has `given` memory and waits for a
+/// key goes on where others have taken it.
+fn go_on_without_a_pool(script: Script) -> String {
+    let mut machine = start(script, "64M,backing=hugetlbfs");
+    wait_for(&mut machine, "given");
+    huge_pages::leave(0);
+    machine.console.send("k").expect("type");
+    let status = machine.wait_exit().expect("end");
+    let said = machine.stderr();
+    assert_eq!(status.code(), Some(1), "{said}");
+    said
+}
+
 #[test]
 fn machine_says_so_when_the_pool_is_used_up_and_its_guest_touches_what_it_gave() {
     let _pages = HugePages::take(HUGE_PAGES);
@@ -299,13 +308,7 @@ fn machine_says_so_when_the_pool_is_used_up_and_its_guest_touches_what_it_gave()
     let script = driver.inflate(script, FIRST_PFN, 512, 1, 512);
     let script = script.puts("given\n").echo_serial();
     let script = script.fill(PAGES, 1, PAGE, 1).puts("touched\n");
-    let mut machine = start(script, "64M,backing=hugetlbfs");
-    wait_for(&mut machine, "given");
-    huge_pages::leave(0);
-    machine.console.send("k").expect("type");
-    let status = machine.wait_exit().expect("end");
-    let said = machine.stderr();
-    assert_eq!(status.code(), Some(1), "{said}");
+    let said = go_on_without_a_pool(script);
     assert!(said.contains("pool of huge pages is used up"), "{said}");
     assert!(said.contains("of the guest at 0x1000000"), "{said}");
 }
@@ -321,13 +324,7 @@ fn machine_says_so_when_the_pool_is_used_up_and_its_queues_were_there() {
     let script = driver.inflate(script, first, 512, 1, 512);
     let script = script.puts("given\n").echo_serial();
     let script = script.store32(driver.register(QUEUE_NOTIFY), 1);
-    let mut machine = start(script, "64M,backing=hugetlbfs");
-    wait_for(&mut machine, "given");
-    huge_pages::leave(0);
-    machine.console.send("k").expect("type");
-    let status = machine.wait_exit().expect("end");
-    let said = machine.stderr();
-    assert_eq!(status.code(), Some(1), "{said}");
+    let said = go_on_without_a_pool(script);
     assert!(
         said.contains("that a device needs: its pool of huge pages"),
         "{said}"

@@ -10,17 +10,13 @@ use std::time::Duration;
 use aerostat_tiny_guest::{BalloonDriver, Script};
 use common::machine::Machine;
 use common::setup::Setup;
+use common::tiny::{DEVICE, PAGE, RINGS};
 use serde_json::json;
 
-/// The first virtio-mmio device, as the DSDT announces it.
-const DEVICE: u64 = 0xd000_0000;
-/// Guest memory for the driver's rings.
-const RINGS: u64 = 0x200_0000;
 /// Guest memory to give away: 16 MiB from 16 MiB.
 const PAGES: u64 = 0x100_0000;
 const FIRST_PFN: u32 = 0x1000;
 const COUNT: u32 = 4096;
-const PAGE: u64 = 4096;
 const MEMORY: u64 = 64 << 20;
 const MIB_KIB: u64 = 1024;
 const LIMIT: Duration = Duration::from_secs(30);

@@ -14,11 +14,9 @@ use common::machine::Machine;
 use common::qmp::Client;
 use common::scaled;
 use common::setup::Setup;
+use common::tiny::{DEVICE, PAGE};
 
-/// The first virtio-mmio device, as the DSDT announces it.
-const DEVICE: u64 = 0xd000_0000;
 const MEMORY: u64 = 64 << 20;
-const PAGE: u64 = 4096;
 const PAGE_KIB: u64 = 4;
 const LIMIT: Duration = Duration::from_secs(60);
 /// CPUs beside the first where all take part.

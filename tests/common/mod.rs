@@ -14,6 +14,7 @@ pub mod huge_pages;
 pub mod machine;
 pub mod qmp;
 pub mod setup;
+pub mod tiny;
 pub mod typist;
 
 use std::fmt;

@@ -15,12 +15,11 @@ use aerostat_tiny_guest::{Attack, HostileGuest, Script, script_elf};
 use crate::error::{Error, FileContext, Result};
 use crate::harness::machine::Machine;
 use crate::harness::setup::Setup;
+use crate::harness::tiny::DEVICE;
 
 use super::qmp::percentile_us;
 use super::table::Figure;
 
-/// The first virtio-mmio device, as the DSDT announces it.
-const DEVICE: u64 = 0xd000_0000;
 /// Time for the guest to do its first round.
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long the threads are watched while nobody asks.

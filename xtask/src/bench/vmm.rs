@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::error::{Error, Result};
+use crate::harness::tiny::DEVICE;
 use crate::process;
 
 /// Memory of the guests.
@@ -119,8 +120,7 @@ impl Vmm {
     /// Where the guest finds the registers of the balloon.
     pub fn balloon_registers(&self) -> u64 {
         match self {
-            // The DSDT announces it there.
-            Self::Aerostat(_) => 0xd000_0000,
+            Self::Aerostat(_) => DEVICE,
             // The machine type microvm has 512 bytes for each bus; it is on virtio-mmio-bus.1.
             Self::Qemu(_) => 0xfeb0_0200,
         }

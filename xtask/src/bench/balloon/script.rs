@@ -6,6 +6,8 @@
 
 use aerostat_tiny_guest::{BalloonDriver, Script};
 
+use crate::harness::tiny::RINGS;
+
 use super::release::order::{BUFFER_PAGES, Order, PAGES};
 
 /// Its memory: what it gives, and a part for itself on either side.
@@ -15,8 +17,6 @@ pub const GIVEN_MIB: u64 = 1024;
 /// What it gives, from 128 MiB on.
 const FIRST: u32 = 0x800_0000 / PAGE;
 const PAGE: u32 = 4096;
-/// The driver's rings.
-const RINGS: u64 = 0x200_0000;
 /// The numbers of all pages in the order in which they are given.
 const NUMBERS: u64 = 0x300_0000;
 /// The numbers of [`BUFFER_PAGES`] pages.
