@@ -50,25 +50,26 @@ impl MutEventSubscriber for BalloonEvents {
             }
             queue => {
                 let queue = usize::try_from(queue).unwrap_or(usize::MAX);
-                if let Some(kick) = balloon.kicks().get(queue) {
-                    let _ = kick.read();
-                    balloon.serve(queue);
-                }
+                balloon.serve(queue);
             }
         }
     }
 
     fn init(&mut self, ops: &mut EventOps<'_>) {
+        // Each kick is an edge, also where the counter says that there were others before: nobody has
+        // to read it, which would be a system call for each buffer.
+        let edge = EventSet::IN | EventSet::EDGE_TRIGGERED;
         let kicks = (0..).zip(self.0.kicks());
-        let kicks = kicks.map(|(queue, kick)| (queue, kick.as_raw_fd()));
+        let kicks = kicks.map(|(queue, kick)| (queue, kick.as_raw_fd(), edge));
         let others = [
             (ASK, self.0.ask().as_raw_fd()),
             (POLL, self.0.polling().as_raw_fd()),
             (REPORT, self.0.reporting().timer().as_raw_fd()),
             (KEPT, self.0.kept().as_raw_fd()),
         ];
-        for (data, fd) in kicks.chain(others) {
-            let events = Events::with_data_raw(fd, data, EventSet::IN);
+        let others = others.map(|(data, fd)| (data, fd, EventSet::IN));
+        for (data, fd, set) in kicks.chain(others) {
+            let events = Events::with_data_raw(fd, data, set);
             if let Err(error) = ops.add(events) {
                 log::error!("An event of the balloon will not be served: {error}");
             }

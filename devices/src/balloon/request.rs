@@ -92,10 +92,10 @@ fn read_array(address: u64, length: usize, memory: &GuestMemory, pages: &mut Pag
         let at = address.checked_add(u64::try_from(offset).ok()?)?;
         memory.read_slice(bytes, GuestAddress(at)).ok()?;
         let (numbers, _) = bytes.as_chunks::<PFN_SIZE>();
-        pages.extend(
+        pages.append(
             numbers
                 .iter()
-                .map(|&number| Pfn(u32::from_le_bytes(number))),
+                .map(|number| Pfn(u32::from_le_bytes(*number))),
         );
     }
     Some(())
