@@ -24,6 +24,8 @@ const HISTORY_LINES: usize = 1000;
 /// Reads lines from the terminal.
 pub struct Editor {
     inner: rustyline::Editor<Assistant, FileHistory>,
+    /// Never used: when the last printer is gone, rustyline looks no more for what was printed by then.
+    kept_printer: Option<Box<dyn ExternalPrinter>>,
     /// Lines that were pasted together with one that was read, the next first.
     pasted: VecDeque<String>,
     /// Where the history is kept, if it can be.
@@ -65,6 +67,7 @@ impl Editor {
         let pasted = VecDeque::new();
         Ok(Self {
             inner,
+            kept_printer: None,
             pasted,
             file,
         })
@@ -73,6 +76,8 @@ impl Editor {
     /// A printer of text above the prompt, for another thread; `None` on a terminal that cannot
     /// have one.
     pub fn printer(&mut self) -> Option<impl ExternalPrinter + Send + use<>> {
+        let another = self.inner.create_external_printer().ok()?;
+        self.kept_printer = Some(Box::new(another));
         self.inner.create_external_printer().ok()
     }
 
