@@ -22,13 +22,14 @@ pub fn lists_virtualization(cpuinfo: &str) -> bool {
         })
 }
 
-/// Memory of process `pid` that is in RAM.
+/// Memory of process `pid` that is in RAM and no file's: its guest's and its own data. Its code comes
+/// and goes with what the program does, and is the file's.
 ///
 /// # Errors
 ///
 /// When the process is gone.
 pub fn resident_kib(pid: u32) -> Result<u64> {
-    memory_field_kib(pid, "Rss")
+    Ok(memory_field_kib(pid, "Pss_Anon")? + memory_field_kib(pid, "Pss_Shmem")?)
 }
 
 /// A field of `/proc/PID/smaps_rollup`, such as `Pss` or `Private_Dirty`.

@@ -111,7 +111,7 @@ impl Machine {
         self.console.wait_for(PROMPT, BOOT_LIMIT).map(drop)
     }
 
-    /// Memory of the process that is in RAM, in KiB.
+    /// Memory of the process that is in RAM and no file's, in KiB.
     ///
     /// # Errors
     ///
