@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, Args, Command, CommandFactory, Parser};
 
 use super::balloon::BalloonArgument;
 use super::memory::MemoryArgument;
-use super::options::{ErrorPolicy, PanicPolicy, TermPolicy};
+use super::options::{BootArgument, ErrorPolicy, PanicPolicy, TermPolicy};
 use super::socket::SocketArgument;
 use super::values::{self, SerialValue};
 
@@ -77,6 +77,23 @@ pub struct Arguments {
     /// Kernel (required): an x86-64 bzImage (Linux 3.8 or later) or ELF vmlinux
     #[arg(long, value_name = "PATH", help_heading = "Boot")]
     pub kernel: Option<PathBuf>,
+
+    /// Who unpacks the kernel in a bzImage: direct, aerostat does, and moves it to where chance has it
+    /// (KASLR, unless `nokaslr` is on the kernel command line), which is faster; guest-decompress, the
+    /// guest does, with what the bzImage brings along
+    #[arg(
+        long,
+        value_name = "METHOD",
+        help_heading = "Boot",
+        default_value = "direct",
+        hide_possible_values = true
+    )]
+    pub boot: BootArgument,
+
+    /// Keep kernels that were unpacked in this directory, which is made if there is none: the next boot
+    /// of the same kernel is faster, unless it is compressed with LZ4, which is fast already
+    #[arg(long, value_name = "DIR", help_heading = "Boot")]
+    pub kernel_cache: Option<PathBuf>,
 
     /// Initial RAM disk
     #[arg(long, value_name = "PATH", help_heading = "Boot")]

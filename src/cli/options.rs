@@ -6,14 +6,32 @@ use std::time::Duration;
 
 use aerostat_devices::{Backing, HugePageSize, RamOptions};
 use aerostat_units::Size;
-use aerostat_vmm::MachineConfig;
 use aerostat_vmm::units::MemorySize;
+use aerostat_vmm::{BootMethod, MachineConfig};
 use clap::ValueEnum;
 
 use super::arguments::Arguments;
 use super::balloon::BalloonSettings;
 use super::socket::SocketArgument;
 use super::values::{SerialArgument, SerialValue, sum_of_verbosity};
+
+/// Who unpacks the kernel in a bzImage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BootArgument {
+    /// The VMM, if it understands it.
+    Direct,
+    /// The guest.
+    GuestDecompress,
+}
+
+impl From<BootArgument> for BootMethod {
+    fn from(argument: BootArgument) -> Self {
+        match argument {
+            BootArgument::Direct => Self::Direct,
+            BootArgument::GuestDecompress => Self::GuestDecompress,
+        }
+    }
+}
 
 /// What SIGTERM does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,6 +68,10 @@ pub enum ErrorPolicy {
 pub struct Options {
     /// The kernel.
     pub kernel: PathBuf,
+    /// Who unpacks it, where it is a bzImage.
+    pub boot: BootArgument,
+    /// A directory of kernels that were unpacked before.
+    pub kernel_cache: Option<PathBuf>,
     /// The initial RAM disk.
     pub initrd: Option<PathBuf>,
     /// The kernel command line.
@@ -153,6 +175,8 @@ impl Options {
     pub fn machine(&self) -> MachineConfig {
         MachineConfig {
             kernel: self.kernel.clone(),
+            boot: self.boot.into(),
+            kernel_cache: self.kernel_cache.clone(),
             initrd: self.initrd.clone(),
             cmdline: self.cmdline.clone(),
             cpus: self.cpus,
@@ -208,6 +232,8 @@ impl TryFrom<Arguments> for Options {
         }
         Ok(Self {
             kernel,
+            boot: arguments.boot,
+            kernel_cache: arguments.kernel_cache,
             initrd: arguments.initrd,
             cmdline: arguments.cmdline,
             cpus: arguments.cpus,

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::arguments::{file_options, key};
 use super::balloon::BalloonSettings;
 use super::kind::{Kind, repeats};
-use super::options::{ErrorPolicy, PanicPolicy, TermPolicy};
+use super::options::{BootArgument, ErrorPolicy, PanicPolicy, TermPolicy};
 use super::*;
 use samples::SAMPLES;
 
@@ -77,6 +77,8 @@ fn definitions_are_consistent() {
 fn needed_arguments_make_a_machine_with_the_defaults() {
     let expected = Options {
         kernel: "/k".into(),
+        boot: BootArgument::Direct,
+        kernel_cache: None,
         initrd: None,
         cmdline: aerostat_vmm::config::DEFAULT_CMDLINE.to_owned(),
         cpus: 1,

@@ -12,11 +12,11 @@ use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 use crate::builder::{BuildError, kvm};
 use crate::device_set::DeviceSet;
 use crate::host::Host;
-use crate::kernel::Entry;
+use crate::kernel::Kernel;
 use crate::{cpuid, layout, registers};
 
 /// Makes a virtual machine with `cpus` CPUs that has `memory` and `devices`; its first CPU is
-/// about to enter the kernel at `entry`.
+/// about to enter `kernel`.
 ///
 /// Memory slots come before the interrupt controllers: the first change of slots waits for a
 /// grace period once the controllers are registered, which costs milliseconds.
@@ -29,7 +29,7 @@ pub(crate) fn assemble(
     cpus: u8,
     memory: &GuestMemory,
     devices: &DeviceSet,
-    entry: Entry,
+    kernel: &Kernel,
 ) -> Result<(VmFd, Vec<VcpuFd>), BuildError> {
     let vm = host
         .kvm
@@ -46,7 +46,7 @@ pub(crate) fn assemble(
         .collect::<Result<Vec<_>, _>>()?;
     // The others wait for the first to wake them.
     if let Some(first) = vcpus.first() {
-        registers::enter(first, entry, memory)?;
+        registers::enter(first, kernel, memory)?;
     }
     Ok((vm, vcpus))
 }

@@ -2,14 +2,18 @@
 //! kernel's entry protocol asks for, and the one thing that is left of a BIOS.
 
 use std::fmt;
+use std::panic::resume_unwind;
+use std::thread;
 
 use aerostat_devices::GuestMemory;
 use aerostat_devices::power::ACPI_RESET_VALUE;
 use vm_memory::{Bytes, GuestAddress};
 
 use crate::acpi::{self, AcpiError, Platform};
-use crate::config::MachineConfig;
-use crate::kernel::{self, Entry, Image, Initrd, Kernel, KernelError};
+use crate::builder::{BuildError, resource};
+use crate::config::{BootMethod, MachineConfig};
+use crate::kernel::Entry;
+use crate::kernel::{self, Boot, Cache, Checked, Image, Initrd, Kernel, KernelError};
 use crate::{boot_params, layout, memory, pvh};
 
 /// What a BIOS does when it is entered: it restarts the machine. Linux enters it to reboot where
@@ -50,9 +54,30 @@ pub enum BootError {
 /// The files that a machine boots from, open.
 #[derive(Debug)]
 pub(crate) struct BootFiles {
-    kernel: Image,
+    kernel: KernelFile,
     initrd: Option<Image>,
-    cmdline: String,
+}
+
+/// A kernel, and how it is to be booted.
+#[derive(Debug)]
+struct KernelFile {
+    image: Image,
+    boot: Boot,
+}
+
+impl KernelFile {
+    fn load(&mut self, planned: &Planned, memory: &GuestMemory) -> Result<Kernel, KernelError> {
+        let taken = planned.initrd.map_or(0..0, |initrd| initrd.range());
+        let checked = &planned.checked;
+        kernel::load(&mut self.image, checked, &self.boot, &taken, memory)
+    }
+}
+
+/// Files that were checked, and where the initrd goes.
+#[derive(Debug)]
+pub(crate) struct Planned {
+    checked: Checked,
+    initrd: Option<Initrd>,
 }
 
 /// Files that have been loaded.
@@ -69,29 +94,80 @@ impl BootFiles {
     /// # Errors
     /// The first that cannot be opened.
     pub(crate) fn open(config: &MachineConfig) -> Result<Self, KernelError> {
-        Ok(Self {
-            kernel: Image::kernel(&config.kernel)?,
-            initrd: config.initrd.as_deref().map(Image::initrd).transpose()?,
+        let cache = config.kernel_cache.as_deref();
+        let boot = Boot {
             cmdline: config.cmdline.clone(),
+            method: config.boot,
+            cache: cache.map(Cache::open).transpose()?,
+        };
+        Ok(Self {
+            kernel: KernelFile {
+                image: Image::kernel(&config.kernel)?,
+                boot,
+            },
+            initrd: config.initrd.as_deref().map(Image::initrd).transpose()?,
         })
     }
 
-    /// Checks the files and loads them into `memory`.
+    /// Checks the files, as far as that goes without unpacking them, and that they fit into `memory`;
+    /// the command line is there afterwards.
     ///
     /// # Errors
     /// What is wrong with one of them, or that they do not fit.
-    pub(crate) fn load(&mut self, memory: &GuestMemory) -> Result<Loaded, KernelError> {
-        let kernel = kernel::load_kernel(&mut self.kernel, memory)?;
-        kernel::write_cmdline(&self.cmdline, &kernel, &self.kernel, memory)?;
-        let initrd = match &mut self.initrd {
-            Some(image) => Some(kernel::load_initrd(image, &kernel, memory)?),
-            None => None,
+    pub(crate) fn plan(&mut self, memory: &GuestMemory) -> Result<Planned, KernelError> {
+        let KernelFile { image, boot } = &mut self.kernel;
+        let checked = kernel::check(image, memory)?;
+        let limits = checked.limits();
+        kernel::write_cmdline(&boot.cmdline, &limits, image, memory)?;
+        let initrd = self.initrd.as_mut();
+        let initrd = initrd.map(|image| kernel::place_initrd(image, &limits, memory));
+        Ok(Planned {
+            checked,
+            initrd: initrd.transpose()?,
+        })
+    }
+
+    /// Loads the files into `memory`: the initrd while a thread unpacks the kernel, where both are to be
+    /// done.
+    ///
+    /// # Errors
+    /// What is wrong with one of them, or that there is no thread.
+    pub(crate) fn load(
+        &mut self,
+        planned: &Planned,
+        memory: &GuestMemory,
+    ) -> Result<Loaded, BuildError> {
+        let (file, initrd) = (&mut self.kernel, self.initrd.as_mut());
+        let unpacks = file.boot.method == BootMethod::Direct && planned.checked.is_compressed();
+        let kernel = if unpacks && planned.initrd.is_some() {
+            thread::scope(|scope| {
+                let builder = thread::Builder::new().name("loader".to_owned());
+                let kernel = builder.spawn_scoped(scope, || file.load(planned, memory));
+                let kernel = kernel.map_err(resource("a thread that loads the kernel"))?;
+                load_initrd(initrd, planned, memory)?;
+                let kernel = kernel.join().unwrap_or_else(|panic| resume_unwind(panic));
+                Ok::<_, BuildError>(kernel?)
+            })?
+        } else {
+            load_initrd(initrd, planned, memory)?;
+            file.load(planned, memory)?
         };
         Ok(Loaded {
             kernel,
-            initrd,
-            cmdline_bytes: self.cmdline.len(),
+            initrd: planned.initrd,
+            cmdline_bytes: self.kernel.boot.cmdline.len(),
         })
+    }
+}
+
+fn load_initrd(
+    image: Option<&mut Image>,
+    planned: &Planned,
+    memory: &GuestMemory,
+) -> Result<(), KernelError> {
+    match (image, planned.initrd) {
+        (Some(image), Some(initrd)) => kernel::load_initrd(image, initrd, memory),
+        _ => Ok(()),
     }
 }
 
@@ -103,9 +179,9 @@ impl fmt::Display for Loaded {
 }
 
 impl Loaded {
-    /// Where and how the first vCPU enters the kernel.
-    pub(crate) fn entry(&self) -> Entry {
-        self.kernel.entry
+    /// The kernel: where it is, and how the first vCPU enters it.
+    pub(crate) fn kernel(&self) -> &Kernel {
+        &self.kernel
     }
 
     /// Writes ACPI tables and what the entry protocol of the kernel asks for.

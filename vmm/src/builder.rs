@@ -123,7 +123,8 @@ pub fn build(config: &MachineConfig, mut io: MachineIo) -> Result<Machine, Build
     let bits = cpuid::address_bits(&cpuid);
     let ram = memory::map(config.memory, config.ram, bits, &mut ram_watch)?;
     let memory = ram.memory();
-    let boot = files.load(memory)?;
+    let planned = files.plan(memory)?;
+    let boot = files.load(&planned, memory)?;
     log::info!("Kernel: {boot}");
 
     let events = Arc::new(GuestEvents::new().map_err(resource("an event"))?);
@@ -135,7 +136,7 @@ pub fn build(config: &MachineConfig, mut io: MachineIo) -> Result<Machine, Build
     };
     boot.write_information(platform, memory)?;
 
-    let (vm, vcpus) = board::assemble(&host, &cpuid, config.cpus, memory, &devices, boot.entry())?;
+    let (vm, vcpus) = board::assemble(&host, &cpuid, config.cpus, memory, &devices, boot.kernel())?;
     let device_thread = DeviceThread::spawn(subscribers).map_err(resource("the device thread"))?;
     let vcpus = (0..)
         .zip(vcpus)
@@ -176,6 +177,7 @@ pub fn check(config: &MachineConfig) -> Result<(), BuildError> {
     };
     let mut watch = |_| ControlFlow::Continue(());
     let ram = memory::map(config.memory, ram, memory::MAX_ADDRESS_BITS, &mut watch)?;
-    files.load(ram.memory())?;
+    let planned = files.plan(ram.memory())?;
+    files.load(&planned, ram.memory())?;
     Ok(())
 }

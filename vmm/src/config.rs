@@ -14,11 +14,25 @@ pub const DEFAULT_CMDLINE: &str = "console=ttyS0 panic=-1";
 /// The most vCPUs in a machine.
 pub const MAX_CPUS: u8 = 64;
 
+/// Who unpacks the kernel in a bzImage.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BootMethod {
+    /// The VMM, before the guest runs. A bzImage that it does not understand is left to the guest.
+    #[default]
+    Direct,
+    /// The guest, with the decompressor that the bzImage brings along.
+    GuestDecompress,
+}
+
 /// A machine to build.
 #[derive(Clone, Debug)]
 pub struct MachineConfig {
     /// The kernel: a bzImage or an ELF vmlinux.
     pub kernel: PathBuf,
+    /// Who unpacks it, where it is a bzImage.
+    pub boot: BootMethod,
+    /// A directory of kernels that were unpacked before.
+    pub kernel_cache: Option<PathBuf>,
     /// The initial RAM disk.
     pub initrd: Option<PathBuf>,
     /// The kernel command line.

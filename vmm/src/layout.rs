@@ -41,12 +41,15 @@ pub const PVH_MEMORY_MAP: u64 = 0x6200;
 pub const ZERO_PAGE: u64 = 0x7000;
 /// A stack for the entry, growing down.
 pub const BOOT_STACK: u64 = 0x8ff0;
-/// Page tables for the 64-bit entry: PML4, PDPT, then four page directories.
+/// Page tables for the 64-bit entry: PML4, PDPT, then page directories: four, and two for a kernel
+/// above 4 GiB.
 pub const PML4: u64 = 0x9000;
 /// See [`PML4`].
 pub const PDPT: u64 = 0xa000;
 /// See [`PML4`].
 pub const PAGE_DIRECTORIES: u64 = 0xb000;
+/// See [`PML4`].
+pub const PAGE_DIRECTORIES_END: u64 = PAGE_DIRECTORIES + 6 * 0x1000;
 /// The kernel command line; room up to [`CMDLINE_MAX`] bytes and a NUL.
 pub const CMDLINE: u64 = 0x2_0000;
 /// The longest command line that any supported kernel could take.

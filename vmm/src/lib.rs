@@ -30,7 +30,7 @@ mod vcpu_thread;
 pub use acpi::AcpiError;
 pub use boot::BootError;
 pub use builder::{BuildError, MachineIo, RamWatch, build, check};
-pub use config::MachineConfig;
+pub use config::{BootMethod, MachineConfig};
 pub use guest_events::{GuestEvent, GuestEvents};
 pub use host::HostError;
 pub use kernel::KernelError;

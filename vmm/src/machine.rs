@@ -262,7 +262,8 @@ impl Machine {
             .reset(&mut self.ram_watch)
             .map_err(MemoryError::from)?;
         let memory = self.ram.memory();
-        let boot = self.files.load(memory)?;
+        let planned = self.files.plan(memory)?;
+        let boot = self.files.load(&planned, memory)?;
         boot.write_information(self.platform, memory)?;
         // Before interrupt lines are connected to another one.
         self.vm = None;
@@ -272,7 +273,7 @@ impl Machine {
             self.platform.cpus,
             memory,
             &self.devices,
-            boot.entry(),
+            boot.kernel(),
         )?;
         for (thread, vcpu) in self.vcpus.iter().zip(vcpus) {
             thread.install(vcpu);

@@ -4,12 +4,14 @@
 //! 4 GiB) identity mapped, RSI = zero page. PVH: 32-bit protected mode, flat segments, no
 //! paging, EBX = start info.
 
+use std::ops::Range;
+
 use aerostat_devices::GuestMemory;
 use kvm_bindings::{Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment};
 use kvm_ioctls::VcpuFd;
 use vm_memory::{Bytes, GuestAddress, GuestMemoryError};
 
-use crate::kernel::Entry;
+use crate::kernel::{Entry, Kernel};
 use crate::layout;
 
 /// A vCPU could not be prepared.
@@ -43,9 +45,10 @@ const PAGE_WRITABLE: u64 = 1 << 1;
 /// In a page directory: the entry maps 2 MiB.
 const PAGE_LARGE: u64 = 1 << 7;
 const PAGE_TABLE_ENTRIES: u64 = 512;
-const PAGE_TABLE_BYTES: u64 = 4096;
+const PAGE_TABLE_BYTES: usize = 4096;
 const LARGE_PAGE: u64 = 2 << 20;
-/// Page directories, a GiB each.
+const GIB: u64 = 1 << 30;
+/// Page directories that there always are, a GiB each.
 const DIRECTORIES: u64 = 4;
 
 /// IA32_MISC_ENABLE: fast string operations.
@@ -70,7 +73,11 @@ const TASK_BUSY: u8 = 0xb;
 ///
 /// # Errors
 /// When KVM refuses, or guest memory cannot be written.
-pub(crate) fn enter(vcpu: &VcpuFd, entry: Entry, memory: &GuestMemory) -> Result<(), EntryError> {
+pub(crate) fn enter(
+    vcpu: &VcpuFd,
+    kernel: &Kernel,
+    memory: &GuestMemory,
+) -> Result<(), EntryError> {
     let fpu = kvm_fpu {
         fcw: FPU_CONTROL_WORD,
         mxcsr: MXCSR,
@@ -78,9 +85,9 @@ pub(crate) fn enter(vcpu: &VcpuFd, entry: Entry, memory: &GuestMemory) -> Result
     };
     vcpu.set_fpu(&fpu)
         .map_err(refused("floating-point state"))?;
-    vcpu.set_regs(&general_registers(entry))
+    vcpu.set_regs(&general_registers(kernel.entry))
         .map_err(refused("registers"))?;
-    set_special_registers(vcpu, entry, memory)
+    set_special_registers(vcpu, kernel, memory)
 }
 
 fn refused(part: &'static str) -> impl Fn(kvm_ioctls::Error) -> EntryError {
@@ -134,11 +141,11 @@ fn general_registers(entry: Entry) -> kvm_regs {
 
 fn set_special_registers(
     vcpu: &VcpuFd,
-    entry: Entry,
+    kernel: &Kernel,
     memory: &GuestMemory,
 ) -> Result<(), EntryError> {
     let mut sregs = vcpu.get_sregs().map_err(refused("special registers"))?;
-    let long_mode = matches!(entry, Entry::Linux64(_));
+    let long_mode = matches!(kernel.entry, Entry::Linux64(_));
     let code = segment(CODE_SELECTOR, CODE_READABLE, long_mode);
     let data = segment(DATA_SELECTOR, DATA_WRITABLE, false);
     sregs.cs = code;
@@ -150,7 +157,7 @@ fn set_special_registers(
     sregs.idt.limit = 0;
     sregs.cr0 = CR0_PROTECTED_MODE | CR0_EXTENSION_TYPE;
     if long_mode {
-        write_page_tables(memory)?;
+        write_page_tables(&kernel.range, memory)?;
         sregs.cr3 = layout::PML4;
         sregs.cr4 |= CR4_PAE;
         sregs.cr0 |= CR0_PAGING;
@@ -222,19 +229,24 @@ fn descriptor(segment: &kvm_segment) -> u64 {
         | (base >> 24 & 0xff) << 56
 }
 
-/// Maps the first 4 GiB onto themselves in pages of 2 MiB.
-fn write_page_tables(memory: &GuestMemory) -> Result<(), GuestMemoryError> {
+/// Maps the first 4 GiB onto themselves in pages of 2 MiB, and all of the kernel, which is in the
+/// first 512 GiB.
+fn write_page_tables(kernel: &Range<u64>, memory: &GuestMemory) -> Result<(), GuestMemoryError> {
     let link = PAGE_PRESENT | PAGE_WRITABLE;
     memory.write_obj(layout::PDPT | link, GuestAddress(layout::PML4))?;
-    for directory in 0..DIRECTORIES {
-        let table = layout::PAGE_DIRECTORIES + directory * PAGE_TABLE_BYTES;
-        memory.write_obj(table | link, GuestAddress(layout::PDPT + directory * 8))?;
+    let of_kernel = kernel.start / GIB..kernel.end.div_ceil(GIB);
+    let gibs = (0..DIRECTORIES).chain(of_kernel.skip_while(|gib| *gib < DIRECTORIES));
+    let tables = layout::PAGE_DIRECTORIES..layout::PAGE_DIRECTORIES_END;
+    for (gib, table) in gibs.zip(tables.step_by(PAGE_TABLE_BYTES)) {
+        memory.write_obj(table | link, GuestAddress(layout::PDPT + gib * 8))?;
+        let mut entries = Vec::with_capacity(PAGE_TABLE_BYTES);
+        for page in 0..PAGE_TABLE_ENTRIES {
+            let address = gib * GIB + page * LARGE_PAGE;
+            entries.extend((address | link | PAGE_LARGE).to_le_bytes());
+        }
+        memory.write_slice(&entries, GuestAddress(table))?;
     }
-    let mut entries = Vec::with_capacity(8 * 2048);
-    for page in 0..DIRECTORIES * PAGE_TABLE_ENTRIES {
-        entries.extend((page * LARGE_PAGE + (link | PAGE_LARGE)).to_le_bytes());
-    }
-    memory.write_slice(&entries, GuestAddress(layout::PAGE_DIRECTORIES))
+    Ok(())
 }
 
 #[cfg(test)]
@@ -254,7 +266,7 @@ mod tests {
     #[test]
     fn page_tables_map_addresses_onto_themselves() {
         let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
-        write_page_tables(&memory).unwrap();
+        write_page_tables(&(16 << 20..64 << 20), &memory).unwrap();
         let entry = |address: u64| memory.read_obj::<u64>(GuestAddress(address)).unwrap();
         assert_eq!(entry(layout::PML4), layout::PDPT | 3);
         assert_eq!(
@@ -266,5 +278,18 @@ mod tests {
             entry(layout::PAGE_DIRECTORIES + 0x3ff8),
             ((4 << 30) - LARGE_PAGE) | 0x83
         );
+        assert_eq!(entry(layout::PDPT + 32), 0);
+    }
+
+    #[test]
+    fn page_tables_map_a_kernel_above_4_gib_too() {
+        let memory = GuestMemory::from_ranges(&[(GuestAddress(0), 1 << 20)]).unwrap();
+        write_page_tables(&((7 << 30) - 4096..(7 << 30) + 4096), &memory).unwrap();
+        let entry = |address: u64| memory.read_obj::<u64>(GuestAddress(address)).unwrap();
+        let directories = [4, 5].map(|index| layout::PAGE_DIRECTORIES + index * 4096);
+        assert_eq!(entry(layout::PDPT + 6 * 8), directories[0] | 3);
+        assert_eq!(entry(layout::PDPT + 7 * 8), directories[1] | 3);
+        assert_eq!(entry(directories[0] + 8), ((6 << 30) + LARGE_PAGE) | 0x83);
+        assert_eq!(entry(directories[1]), (7 << 30) | 0x83);
     }
 }

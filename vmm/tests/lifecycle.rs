@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use aerostat_devices::RamOptions;
 use aerostat_devices::balloon::BalloonOptions;
 use aerostat_tiny_guest::{OTHERS_COUNTER, Script, script_elf};
-use aerostat_vmm::{GuestEvent, Machine, MachineConfig, MachineIo, RunState, build};
+use aerostat_vmm::{BootMethod, GuestEvent, Machine, MachineConfig, MachineIo, RunState, build};
 use tempfile::TempDir;
 
 /// Longer than anything here takes, even where the guest is emulated and the host is busy.
@@ -52,6 +52,8 @@ fn guest_with_cpus(script: Script, cpus: u8) -> Guest {
     let files = TempDir::new().unwrap();
     let config = MachineConfig {
         kernel: write(files.path(), "kernel", &script_elf()),
+        boot: BootMethod::Direct,
+        kernel_cache: None,
         initrd: Some(write(files.path(), "script", &script.into_initrd())),
         cmdline: String::new(),
         cpus,

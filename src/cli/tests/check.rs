@@ -18,6 +18,7 @@ fn check_prints_the_defaults_too() {
     let expected = "\
 # Boot
 kernel = \"/k\"
+boot = \"direct\"
 cmdline = \"console=ttyS0 panic=-1\"
 
 # Machine

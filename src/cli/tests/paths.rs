@@ -19,7 +19,7 @@ fn relative_paths_in_a_file_count_from_its_directory() {
         assert_eq!(from_file, from_line, "{key}");
         count += 1;
     }
-    assert_eq!(count, 5);
+    assert_eq!(count, 6);
 }
 
 #[test]

@@ -22,12 +22,24 @@ const fn sample(
     }
 }
 
-pub const SAMPLES: [Sample; 21] = [
+pub const SAMPLES: [Sample; 23] = [
     sample(
         "kernel",
         &["--kernel", "/a"],
         "kernel = '/a'",
         &["--kernel=/b"],
+    ),
+    sample(
+        "boot",
+        &["--boot", "guest-decompress"],
+        "boot = 'guest-decompress'",
+        &["--boot=direct"],
+    ),
+    sample(
+        "kernel-cache",
+        &["--kernel-cache", "/c"],
+        "kernel-cache = '/c'",
+        &["--kernel-cache=/d"],
     ),
     sample(
         "initrd",

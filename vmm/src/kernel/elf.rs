@@ -1,13 +1,12 @@
 //! ELF kernels (vmlinux): entered by PVH where the note is there, else at their 64-bit entry.
 
-use std::ops::Range;
-
 use aerostat_devices::GuestMemory;
 use linux_loader::loader::elf::PvhBootCapability;
 use linux_loader::loader::{Elf, KernelLoader};
 use vm_memory::GuestAddress;
 
-use super::{Entry, Image, Kernel, KernelError, low_end};
+use super::program_header::{PROGRAM_HEADER_BYTES, ProgramHeader};
+use super::{Entry, Image, Kernel, KernelError, Limits, low_end};
 use crate::layout;
 
 /// The longest command line of an x86 Linux without a bzImage's header to say so
@@ -29,41 +28,69 @@ const HEADER_LENGTH: u64 = 64;
 const CLASS_64: u8 = 2;
 const LITTLE_ENDIAN: u8 = 1;
 const MACHINE_X86_64: u16 = 62;
-const PHENTSIZE: u16 = 56;
-const PT_LOAD: u32 = 1;
 
-/// Checks and loads an ELF file.
-pub(super) fn load(image: &mut Image, memory: &GuestMemory) -> Result<Kernel, KernelError> {
-    check_architecture(image)?;
-    let entry = u64::from_le_bytes(image.read_at(ENTRY_OFFSET)?);
-    let segments = segments(image)?;
-    let end = segments.iter().map(|segment| segment.end).max();
-    let end = end.ok_or_else(|| image.malformed("it has no segment to load"))?;
-    for segment in &segments {
-        check_place(image, segment, memory)?;
+/// The loadable segments of a file that was checked: all of it is there, and fits into memory.
+#[derive(Debug)]
+pub(super) struct Segments(Vec<ProgramHeader>);
+
+impl Segments {
+    /// Reads and checks them.
+    pub(super) fn read(image: &Image, memory: &GuestMemory) -> Result<Self, KernelError> {
+        check_architecture(image)?;
+        let segments = segments(image)?;
+        if segments.is_empty() {
+            return Err(image.malformed("it has no segment to load"));
+        }
+        for segment in &segments {
+            check_place(image, segment, memory)?;
+        }
+        Ok(Self(segments))
     }
 
-    let loaded = Elf::load(memory, None, &mut image.file, None)
+    pub(super) fn limits(&self) -> Limits {
+        Limits {
+            end: self.0.iter().map(|it| it.memory_end()).max().unwrap_or(0),
+            cmdline: CMDLINE_LIMIT,
+            initrd_max: INITRD_MAX,
+        }
+    }
+
+    fn start(&self) -> u64 {
+        self.0.iter().map(|it| it.address).min().unwrap_or(0)
+    }
+
+    fn contain(&self, address: GuestAddress) -> bool {
+        let has = |it: &ProgramHeader| (it.address..it.memory_end()).contains(&address.0);
+        self.0.iter().any(has)
+    }
+}
+
+/// Loads a file that was checked.
+pub(super) fn load(
+    image: &mut Image,
+    segments: &Segments,
+    memory: &GuestMemory,
+) -> Result<Kernel, KernelError> {
+    let entry = u64::from_le_bytes(image.read_at(ENTRY_OFFSET)?);
+    let loaded = Elf::load(memory, None, image.file_mut(), None)
         .map_err(|source| image.load_error(source))?;
     let entry = match loaded.pvh_boot_cap {
         PvhBootCapability::PvhEntryPresent(address) => Entry::Pvh(address),
         _ => Entry::Linux64(GuestAddress(entry)),
     };
     let (Entry::Pvh(address) | Entry::Linux64(address)) = entry;
-    if !segments.iter().any(|segment| segment.contains(&address.0)) {
+    if !segments.contain(address) {
         return Err(image.malformed("its entry point is in none of its segments"));
     }
     Ok(Kernel {
         entry,
-        end,
+        range: segments.start()..segments.limits().end,
         header: None,
-        cmdline_limit: CMDLINE_LIMIT,
-        initrd_max: INITRD_MAX,
     })
 }
 
-fn check_architecture(image: &mut Image) -> Result<(), KernelError> {
-    if image.length < HEADER_LENGTH {
+fn check_architecture(image: &Image) -> Result<(), KernelError> {
+    if image.length() < HEADER_LENGTH {
         return Err(image.truncated(HEADER_LENGTH));
     }
     let [class] = image.read_at(CLASS_OFFSET)?;
@@ -90,37 +117,26 @@ fn check_architecture(image: &mut Image) -> Result<(), KernelError> {
         258 => "LoongArch".to_owned(),
         other => format!("machine number {other}"),
     };
-    Err(KernelError::Architecture {
-        path: image.path.clone(),
-        architecture,
-    })
+    Err(image.architecture(architecture))
 }
 
-/// The guest-physical ranges of all loadable segments, whose contents are all in the file.
-fn segments(image: &mut Image) -> Result<Vec<Range<u64>>, KernelError> {
+/// All loadable segments, whose contents are all in the file.
+fn segments(image: &Image) -> Result<Vec<ProgramHeader>, KernelError> {
     let table = u64::from_le_bytes(image.read_at(PHOFF_OFFSET)?);
-    let entry_size = u16::from_le_bytes(image.read_at(PHENTSIZE_OFFSET)?);
+    let entry_bytes = u16::from_le_bytes(image.read_at(PHENTSIZE_OFFSET)?);
     let count = u16::from_le_bytes(image.read_at(PHNUM_OFFSET)?);
-    if entry_size != PHENTSIZE || table < HEADER_LENGTH {
+    if usize::from(entry_bytes) != PROGRAM_HEADER_BYTES || table < HEADER_LENGTH {
         return Err(image.malformed("its program headers are not those of an ELF-64 file"));
     }
     let mut segments = Vec::new();
     for index in 0..u64::from(count) {
-        let at = table.saturating_add(index * u64::from(PHENTSIZE));
-        let header: [u8; PHENTSIZE as usize] = image.read_at(at)?;
-        let word = |offset: usize| {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(&header[offset..offset + 8]);
-            u64::from_le_bytes(bytes)
-        };
-        let kind = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-        let (offset, address, file_size, memory_size) = (word(8), word(24), word(32), word(40));
-        let file_end = offset.saturating_add(file_size);
-        if file_end > image.length {
-            return Err(image.truncated(file_end));
+        let at = table.saturating_add(index * u64::from(entry_bytes));
+        let header = ProgramHeader::parse(&image.read_at(at)?);
+        if header.file_end() > image.length() {
+            return Err(image.truncated(header.file_end()));
         }
-        if kind == PT_LOAD && memory_size.max(file_size) > 0 {
-            segments.push(address..address.saturating_add(memory_size.max(file_size)));
+        if header.is_loaded && header.memory_bytes > 0 {
+            segments.push(header);
         }
     }
     Ok(segments)
@@ -129,18 +145,15 @@ fn segments(image: &mut Image) -> Result<Vec<Range<u64>>, KernelError> {
 /// Segments must lie in extended memory below the hole: under 1 MiB are the boot structures.
 fn check_place(
     image: &Image,
-    segment: &Range<u64>,
+    segment: &ProgramHeader,
     memory: &GuestMemory,
 ) -> Result<(), KernelError> {
-    if segment.start < layout::EXTENDED_START || segment.end > layout::HOLE_START {
-        return Err(KernelError::LoadAddress {
-            path: image.path.clone(),
-            start: segment.start,
-            end: segment.end,
-        });
+    let end = segment.memory_end();
+    if segment.address < layout::EXTENDED_START || end > layout::HOLE_START {
+        return Err(image.load_address(segment.address, end));
     }
-    if segment.end > low_end(memory) {
-        return Err(image.does_not_fit("Kernel", low_end(memory), segment.end));
+    if end > low_end(memory) {
+        return Err(image.does_not_fit("Kernel", low_end(memory), end));
     }
     Ok(())
 }

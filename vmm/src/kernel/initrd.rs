@@ -1,11 +1,12 @@
 //! The initial RAM disk: as high below the hole as the kernel allows, clear of the kernel.
 
 use std::io::Seek;
+use std::ops::Range;
 
 use aerostat_devices::GuestMemory;
 use vm_memory::{Bytes, GuestAddress};
 
-use super::{Image, Kernel, KernelError, low_end};
+use super::{Image, KernelError, Limits, low_end};
 use crate::units::PAGE_SIZE;
 
 /// An initrd in guest memory.
@@ -15,33 +16,49 @@ pub(crate) struct Initrd {
     pub(crate) bytes: u64,
 }
 
-/// Loads an initrd behind `kernel`.
+impl Initrd {
+    /// The addresses that it takes.
+    pub(crate) fn range(&self) -> Range<u64> {
+        self.start.0..self.start.0.saturating_add(self.bytes)
+    }
+}
+
+/// Where an initrd goes: behind a kernel with these `limits`.
 ///
 /// # Errors
-/// When the file cannot be read, or guest memory is too small for both.
-pub(crate) fn load_initrd(
+/// When guest memory is too small for both.
+pub(crate) fn place_initrd(
     image: &mut Image,
-    kernel: &Kernel,
+    limits: &Limits,
     memory: &GuestMemory,
 ) -> Result<Initrd, KernelError> {
     image.refresh()?;
-    let bytes = image.length;
+    let bytes = image.length();
     let low_end = low_end(memory);
-    let end = low_end.min(kernel.initrd_max.saturating_add(1));
-    let start = place(bytes, kernel.end, end);
+    let end = low_end.min(limits.initrd_max.saturating_add(1));
+    let start = place(bytes, limits.end, end);
     let start = start.ok_or_else(|| {
-        let needed = kernel.end.next_multiple_of(PAGE_SIZE).saturating_add(bytes);
+        let needed = limits.end.next_multiple_of(PAGE_SIZE).saturating_add(bytes);
         image.does_not_fit("Initrd", low_end, needed)
     })?;
-    image
-        .file
-        .rewind()
-        .map_err(|source| image.read_error(source))?;
-    let length = usize::try_from(bytes).unwrap_or(usize::MAX);
-    memory
-        .read_exact_volatile_from(start, &mut image.file, length)
-        .map_err(|_| image.truncated(bytes))?;
     Ok(Initrd { start, bytes })
+}
+
+/// Loads an initrd to its place.
+///
+/// # Errors
+/// When the file cannot be read.
+pub(crate) fn load_initrd(
+    image: &mut Image,
+    initrd: Initrd,
+    memory: &GuestMemory,
+) -> Result<(), KernelError> {
+    let file = image.file_mut();
+    file.rewind().map_err(|source| image.read_error(source))?;
+    let length = usize::try_from(initrd.bytes).unwrap_or(usize::MAX);
+    memory
+        .read_exact_volatile_from(initrd.start, image.file_mut(), length)
+        .map_err(|_| image.truncated(initrd.bytes))
 }
 
 /// The highest page at which `bytes` fit between `from` and `to`.

@@ -1,10 +1,14 @@
 //! Files that are kernels, and many that are not.
 
+pub(super) mod sample;
+
 use std::io::Write;
+use std::path::Path;
 
 use tempfile::NamedTempFile;
 
 use super::*;
+use sample::{bzimage, put};
 
 fn memory() -> GuestMemory {
     GuestMemory::from_ranges(&[(GuestAddress(0), 64 << 20)]).unwrap()
@@ -24,36 +28,32 @@ fn initrd_file(file: &NamedTempFile) -> Image {
     Image::initrd(file.path()).unwrap()
 }
 
+/// Where nothing else is.
+const NOTHING: Range<u64> = 0..0;
+
+fn load_kernel(image: &mut Image, memory: &GuestMemory) -> Result<Kernel, KernelError> {
+    let checked = check(image, memory)?;
+    let boot = Boot {
+        cmdline: String::new(),
+        method: BootMethod::GuestDecompress,
+        cache: None,
+    };
+    super::load(image, &checked, &boot, &NOTHING, memory)
+}
+
 fn load(content: &[u8]) -> Result<Kernel, KernelError> {
     load_kernel(&mut kernel_file(content), &memory())
+}
+
+fn limits(content: &[u8]) -> Limits {
+    check(&mut kernel_file(content), &memory())
+        .unwrap()
+        .limits()
 }
 
 /// What a user reads.
 fn message(content: &[u8]) -> String {
     load(content).unwrap_err().to_string()
-}
-
-fn put(image: &mut [u8], offset: usize, bytes: &[u8]) {
-    image[offset..offset + bytes.len()].copy_from_slice(bytes);
-}
-
-/// A bzImage of protocol 2.15 with one setup sector and `code` behind it.
-fn bzimage(code: &[u8]) -> Vec<u8> {
-    let mut image = vec![0; 1024];
-    let paragraphs = u32::try_from(code.len() / 16).unwrap();
-    put(&mut image, 0x1f1, &[1]);
-    put(&mut image, 0x1f4, &paragraphs.to_le_bytes());
-    put(&mut image, 0x1fe, &0xaa55u16.to_le_bytes());
-    put(&mut image, 0x202, b"HdrS");
-    put(&mut image, 0x206, &0x020fu16.to_le_bytes());
-    put(&mut image, 0x211, &[1]);
-    put(&mut image, 0x22c, &0x7fff_ffffu32.to_le_bytes());
-    put(&mut image, 0x236, &1u16.to_le_bytes());
-    put(&mut image, 0x238, &100u32.to_le_bytes());
-    put(&mut image, 0x258, &0x100_0000u64.to_le_bytes());
-    put(&mut image, 0x260, &0x20_0000u32.to_le_bytes());
-    image.extend(code);
-    image
 }
 
 #[test]
@@ -62,10 +62,11 @@ fn bzimage_is_loaded_at_1_mib_and_entered_at_its_64_bit_entry() {
     let code = [0xab; 4096];
     let kernel = load_kernel(&mut kernel_file(&bzimage(&code)), &memory).unwrap();
     assert_eq!(kernel.entry, Entry::Linux64(GuestAddress(0x10_0200)));
-    assert_eq!(kernel.end, 0x120_0000);
+    assert_eq!(kernel.range, 0x10_0000..0x120_0000);
+    let limits = limits(&bzimage(&code));
     assert_eq!(
-        (kernel.cmdline_limit, kernel.initrd_max),
-        (100, 0x7fff_ffff)
+        (limits.end, limits.cmdline, limits.initrd_max),
+        (0x120_0000, 100, 0x7fff_ffff)
     );
     assert_eq!(
         memory.read_obj::<u8>(GuestAddress(0x10_0fff)).unwrap(),
@@ -204,9 +205,9 @@ fn missing_file_and_directory_are_refused_with_the_reason() {
 #[test]
 fn command_line_is_taken_up_to_the_kernels_limit() {
     let memory = memory();
-    let kernel = load(&bzimage(&[])).unwrap();
+    let limits = limits(&bzimage(&[]));
     let image = kernel_file(&bzimage(&[]));
-    let write = |length| write_cmdline(&"x".repeat(length), &kernel, &image, &memory);
+    let write = |length| write_cmdline(&"x".repeat(length), &limits, &image, &memory);
     assert!(write(100).is_ok());
     let refused = write(101).unwrap_err().to_string();
     assert!(
@@ -218,8 +219,10 @@ fn command_line_is_taken_up_to_the_kernels_limit() {
 #[test]
 fn initrd_lies_at_the_end_of_memory() {
     let memory = memory();
-    let kernel = load(&bzimage(&[])).unwrap();
-    let initrd = load_initrd(&mut initrd_file(&file(b"ramdisk")), &kernel, &memory).unwrap();
+    let limits = limits(&bzimage(&[]));
+    let mut image = initrd_file(&file(b"ramdisk"));
+    let initrd = place_initrd(&mut image, &limits, &memory).unwrap();
+    load_initrd(&mut image, initrd, &memory).unwrap();
     assert_eq!(
         initrd,
         Initrd {
@@ -234,10 +237,10 @@ fn initrd_lies_at_the_end_of_memory() {
 
 #[test]
 fn initrd_that_does_not_fit_behind_the_kernel_is_refused() {
-    let kernel = load(&bzimage(&[])).unwrap();
+    let limits = limits(&bzimage(&[]));
     let large = NamedTempFile::new().unwrap();
     large.as_file().set_len(60 << 20).unwrap();
-    let refused = load_initrd(&mut initrd_file(&large), &kernel, &memory())
+    let refused = place_initrd(&mut initrd_file(&large), &limits, &memory())
         .unwrap_err()
         .to_string();
     assert!(
@@ -251,7 +254,7 @@ fn open_file_is_loaded_again_when_its_path_is_gone() {
     let mut image = kernel_file(&bzimage(&[0; 4096]));
     let first = load_kernel(&mut image, &memory()).unwrap();
     let second = load_kernel(&mut image, &memory()).unwrap();
-    assert_eq!((first.entry, first.end), (second.entry, second.end));
+    assert_eq!((first.entry, first.range), (second.entry, second.range));
 }
 
 #[test]

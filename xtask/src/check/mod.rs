@@ -25,6 +25,7 @@ const LINUX_TESTS: &[&str] = &[
     "linux_backing",
     "linux_balloon",
     "linux_ci",
+    "linux_kaslr",
     "linux_life",
     "linux_pressure",
     "linux_statistics",
