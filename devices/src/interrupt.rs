@@ -1,47 +1,50 @@
-//! Interrupt lines: an eventfd that the hypervisor turns into an edge on a GSI (KVM's irqfd).
+//! Interrupt lines: what a device pulls when it wants the guest's attention.
 
-use std::io;
+use std::convert::Infallible;
+use std::fmt;
 use std::sync::Arc;
 
 use vm_superio::Trigger;
-use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
+use vmm_sys_util::eventfd::EventFd;
 
 /// One edge-triggered interrupt line; clones are the same line.
-#[derive(Clone, Debug)]
-pub struct InterruptLine(Arc<EventFd>);
+#[derive(Clone)]
+pub struct InterruptLine(Arc<dyn Fn() + Send + Sync>);
+
+impl fmt::Debug for InterruptLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("InterruptLine")
+    }
+}
 
 impl InterruptLine {
-    /// A line that nobody listens to yet; the hypervisor is given [`Self::eventfd`].
-    ///
-    /// # Errors
-    /// When the process may have no further file descriptor.
-    pub fn new() -> io::Result<Self> {
-        EventFd::new(EFD_NONBLOCK).map(|event| Self(Arc::new(event)))
-    }
-
-    /// The event to register with the hypervisor.
+    /// A line with something at its end that is told of each edge, on any thread, and must not
+    /// block.
     #[must_use]
-    pub fn eventfd(&self) -> &EventFd {
-        &self.0
+    pub fn new(edge: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(edge))
     }
 
-    /// Sends one edge. Never blocks; an edge that is pending already is not counted twice.
+    /// Sends one edge. Never blocks.
     pub fn raise(&self) {
-        // Only a counter at its maximum refuses, and then the interrupt is pending anyway.
-        let _ = self.0.write(1);
+        (self.0)();
     }
+}
 
-    /// Forgets an edge that nobody has taken: a hypervisor that is connected later would.
-    pub fn clear(&self) {
-        // Nothing to read is what we want.
-        let _ = self.0.read();
+/// A line whose edges are counted by an event, for a driver that is no guest.
+impl From<EventFd> for InterruptLine {
+    fn from(event: EventFd) -> Self {
+        Self::new(move || {
+            // Only a counter at its maximum refuses, and then the interrupt is pending anyway.
+            let _ = event.write(1);
+        })
     }
 }
 
 impl Trigger for InterruptLine {
-    type E = io::Error;
+    type E = Infallible;
 
-    fn trigger(&self) -> io::Result<()> {
+    fn trigger(&self) -> Result<(), Infallible> {
         self.raise();
         Ok(())
     }
@@ -49,20 +52,16 @@ impl Trigger for InterruptLine {
 
 #[cfg(test)]
 mod tests {
+    use vmm_sys_util::eventfd::EFD_NONBLOCK;
+
     use super::*;
 
     #[test]
-    fn cleared_line_has_no_edge_pending() {
-        let line = InterruptLine::new().unwrap();
-        line.raise();
-        line.clear();
-        assert!(line.eventfd().read().is_err());
-    }
-
-    #[test]
     fn clones_are_one_line() {
-        let line = InterruptLine::new().unwrap();
+        let event = EventFd::new(EFD_NONBLOCK).unwrap();
+        let line = InterruptLine::from(event.try_clone().unwrap());
         line.clone().raise();
-        assert_eq!(line.eventfd().read().unwrap(), 1);
+        line.raise();
+        assert_eq!(event.read().unwrap(), 2);
     }
 }

@@ -10,6 +10,7 @@ pub mod balloon;
 pub mod bus;
 pub mod debug_exit;
 pub mod interrupt;
+pub mod ioapic;
 pub mod power;
 pub mod pvpanic;
 pub mod serial;

@@ -156,7 +156,7 @@ mod tests {
 
     fn port() -> (SerialPort, mpsc::Receiver<u8>) {
         let (sender, output) = mpsc::channel();
-        let interrupt = InterruptLine::new().unwrap();
+        let interrupt = InterruptLine::new(|| {});
         (
             SerialPort::new(interrupt, Box::new(Channel(sender))).unwrap(),
             output,

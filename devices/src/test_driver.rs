@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use crate::balloon::{Balloon, BalloonNews, BalloonOptions};
 use crate::bus::BusDevice;
-use crate::interrupt::InterruptLine;
 use crate::virtio::MmioInterrupt;
 use crate::virtio::mmio::MmioTransport;
 use crate::{GuestMemory, GuestRam, PAGE_SIZE, Pfn, RamOptions};
@@ -32,7 +32,8 @@ pub struct TestDriver {
     pub balloon: Arc<Balloon>,
     pub transport: MmioTransport,
     pub memory: GuestMemory,
-    pub interrupt: Arc<MmioInterrupt>,
+    /// Counts the interrupts.
+    pub interrupts: EventFd,
     /// What the device reported as `actual`.
     pub reported: Arc<Mutex<Vec<u32>>>,
     /// How often the device has told that statistics are there, or will not come.
@@ -66,7 +67,9 @@ impl TestDriver {
 
     fn with_ram(options: BalloonOptions, ram: GuestRam) -> Self {
         let memory = ram.memory().clone();
-        let interrupt = Arc::new(MmioInterrupt::new(InterruptLine::new().unwrap()));
+        let interrupts = EventFd::new(EFD_NONBLOCK).unwrap();
+        let line = interrupts.try_clone().unwrap().into();
+        let interrupt = Arc::new(MmioInterrupt::new(line));
         let reported = Arc::new(Mutex::new(Vec::new()));
         let log = reported.clone();
         let answers = Arc::new(AtomicU64::new(0));
@@ -78,12 +81,12 @@ impl TestDriver {
             }
         });
         let balloon = Arc::new(Balloon::new(options, ram, interrupt.clone(), sink).unwrap());
-        let transport = MmioTransport::new(balloon.clone(), memory.clone(), interrupt.clone());
+        let transport = MmioTransport::new(balloon.clone(), memory.clone(), interrupt);
         Self {
             balloon,
             transport,
             memory,
-            interrupt,
+            interrupts,
             reported,
             statistics_news: answers,
             submitted: [0; QUEUES],

@@ -40,6 +40,11 @@ fn corpus_of_whole_huge_pages_holds() {
 }
 
 #[test]
+fn corpus_of_the_ioapic_holds() {
+    replay("ioapic", guest::ioapic::ioapic_keeps_to_its_model);
+}
+
+#[test]
 fn corpus_of_a_drivers_own_pages_holds() {
     replay("own_pages", guest::huge_pages::guest_keeps_its_pages);
 }
@@ -68,6 +73,11 @@ proptest! {
     #[test]
     fn huge_pages_survive_any_driver(input in prop::collection::vec(any::<u8>(), 0..400)) {
         guest::huge_pages::huge_pages_survive_any_driver(&input);
+    }
+
+    #[test]
+    fn ioapic_keeps_to_its_model(input in prop::collection::vec(any::<u8>(), 0..400)) {
+        guest::ioapic::ioapic_keeps_to_its_model(&input);
     }
 
     #[test]

@@ -56,9 +56,9 @@ pub(crate) struct Platform {
 }
 
 /// Where the n-th virtio device has its registers, and its GSI.
-pub(crate) fn virtio_slot(index: u8) -> (u64, u32) {
+pub(crate) fn virtio_slot(index: u8) -> (u64, u8) {
     let address = layout::VIRTIO_MMIO_START + u64::from(index) * virtio::mmio::LENGTH;
-    (address, layout::VIRTIO_FIRST_GSI + u32::from(index))
+    (address, layout::VIRTIO_FIRST_GSI + index)
 }
 
 /// Writes all tables; returns the address of the RSDP.
@@ -248,9 +248,9 @@ fn virtio_device(index: u8, body: &mut Vec<u8>) {
     .to_aml_bytes(body);
 }
 
-/// Edge-triggered and active high, as the eventfds behind the lines are.
-fn edge_interrupt(gsi: u32) -> aml::Interrupt {
-    aml::Interrupt::new(true, true, false, false, gsi)
+/// Edge-triggered and active high, as the lines of devices are.
+fn edge_interrupt(gsi: u8) -> aml::Interrupt {
+    aml::Interrupt::new(true, true, false, false, gsi.into())
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 //! outlives that, without anybody having to know all that there is to put back. Guest memory and
 //! devices are the same before and after.
 
+use std::sync::Arc;
+
 use aerostat_devices::GuestMemory;
-use kvm_bindings::{CpuId, kvm_userspace_memory_region};
+use kvm_bindings::{CpuId, KVM_CAP_SPLIT_IRQCHIP, kvm_enable_cap, kvm_userspace_memory_region};
 use kvm_ioctls::{VcpuFd, VmFd};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion, MemoryRegionAddress};
 
@@ -30,7 +32,7 @@ pub(crate) fn assemble(
     memory: &GuestMemory,
     devices: &DeviceSet,
     kernel: &Kernel,
-) -> Result<(VmFd, Vec<VcpuFd>), BuildError> {
+) -> Result<(Arc<VmFd>, Vec<VcpuFd>), BuildError> {
     let vm = host
         .kvm
         .create_vm()
@@ -38,9 +40,16 @@ pub(crate) fn assemble(
     add_memory(&vm, memory)?;
     vm.set_tss_address(usize::try_from(layout::KVM_TSS).unwrap_or(usize::MAX))
         .map_err(kvm("place its task state segment"))?;
-    vm.create_irq_chip()
-        .map_err(kvm("create interrupt controllers"))?;
-    devices.connect(&vm)?;
+    // The I/O APIC is a device of ours. None of KVM's routes leads to it, so that KVM has nothing to
+    // tell of ends of interrupts.
+    let local_apics = kvm_enable_cap {
+        cap: KVM_CAP_SPLIT_IRQCHIP,
+        ..Default::default()
+    };
+    vm.enable_cap(&local_apics)
+        .map_err(kvm("create local interrupt controllers"))?;
+    let vm = Arc::new(vm);
+    devices.connect(&vm);
     let vcpus = (0..cpus)
         .map(|index| create_vcpu(&vm, cpuid, index, cpus))
         .collect::<Result<Vec<_>, _>>()?;

@@ -6,32 +6,26 @@ use std::sync::Arc;
 use aerostat_devices::GuestRam;
 use aerostat_devices::balloon::{Balloon, BalloonEvents, BalloonOptions, BalloonSink};
 use aerostat_devices::debug_exit::DebugExit;
-use aerostat_devices::interrupt::InterruptLine;
+use aerostat_devices::ioapic::IoApic;
 use aerostat_devices::power::{AcpiPower, KeyboardReset, PowerButton, PowerRequest, PowerSink};
 use aerostat_devices::pvpanic::{PanicNotice, PanicPort};
 use aerostat_devices::serial::{SerialOutput, SerialPort};
 use aerostat_devices::virtio::MmioInterrupt;
 use aerostat_devices::virtio::mmio::{self, MmioTransport, QUEUE_NOTIFY_OFFSET};
-use kvm_ioctls::{IoEventAddress, VmFd};
+use kvm_ioctls::VmFd;
 
-use crate::builder::{BuildError, MachineIo, kvm, resource};
+use crate::builder::{BuildError, MachineIo, resource};
 use crate::config::MachineConfig;
 use crate::device_thread::Subscriber;
 use crate::guest_events::{GuestEvent, GuestEvents};
+use crate::link::{Notifications, VmLink};
 use crate::vcpu::Buses;
 use crate::{acpi, layout, memory};
-
-/// An interrupt line, and the GSI that it is.
-struct Line {
-    interrupt: InterruptLine,
-    gsi: u32,
-}
 
 /// The balloon with what it is reached through.
 struct BalloonDevice {
     balloon: Arc<Balloon>,
     transport: Arc<MmioTransport>,
-    address: u64,
 }
 
 /// All devices.
@@ -39,8 +33,9 @@ pub(crate) struct DeviceSet {
     pub(crate) buses: Arc<Buses>,
     pub(crate) serial: Option<Arc<SerialPort>>,
     pub(crate) power_button: PowerButton,
+    ioapic: Arc<IoApic>,
+    link: Arc<VmLink>,
     balloon: Option<BalloonDevice>,
-    lines: Vec<Line>,
 }
 
 impl std::fmt::Debug for DeviceSet {
@@ -62,14 +57,14 @@ impl DeviceSet {
         io: MachineIo,
         events: &Arc<GuestEvents>,
     ) -> Result<(Self, Vec<Subscriber>), BuildError> {
-        let mut maker = Maker::default();
+        let mut maker = Maker::new()?;
         maker.buses.ram = memory::ranges(config.memory);
         maker.add_power(events)?;
         maker.add_panic_port(events, io.crash_loaded)?;
         if config.debug_exit {
             maker.add_debug_exit(events)?;
         }
-        let power_button = PowerButton::new(maker.line(layout::POWER_BUTTON_GSI)?);
+        let power_button = PowerButton::new(maker.ioapic.line(layout::POWER_BUTTON_GSI));
         let serial = io
             .serial
             .map(|output| maker.add_serial(output))
@@ -82,8 +77,9 @@ impl DeviceSet {
             buses: Arc::new(maker.buses),
             serial,
             power_button,
+            ioapic: maker.ioapic,
+            link: maker.link,
             balloon,
-            lines: maker.lines,
         };
         Ok((devices, maker.subscribers))
     }
@@ -99,24 +95,8 @@ impl DeviceSet {
     }
 
     /// Connects interrupts and notifications to a new virtual machine.
-    ///
-    /// # Errors
-    /// When KVM refuses.
-    pub(crate) fn connect(&self, vm: &VmFd) -> Result<(), BuildError> {
-        for line in &self.lines {
-            // What the guest before a reset did not take is not for the one after it.
-            line.interrupt.clear();
-            vm.register_irqfd(line.interrupt.eventfd(), line.gsi)
-                .map_err(kvm("connect an interrupt line"))?;
-        }
-        if let Some(device) = &self.balloon {
-            let notify = IoEventAddress::Mmio(device.address + QUEUE_NOTIFY_OFFSET);
-            for (queue, kick) in (0u32..).zip(device.balloon.kicks()) {
-                vm.register_ioevent(kick, &notify, queue)
-                    .map_err(kvm("connect a queue's notification"))?;
-            }
-        }
-        Ok(())
+    pub(crate) fn connect(&self, vm: &Arc<VmFd>) {
+        self.link.connect(vm);
     }
 
     /// Brings all devices to their state at power-on, virtio devices first: when this returns,
@@ -128,25 +108,35 @@ impl DeviceSet {
         if let Some(serial) = &self.serial {
             serial.reset();
         }
+        self.ioapic.reset();
     }
 }
 
 /// Makes devices and collects what belongs to them.
-#[derive(Default)]
 struct Maker {
     buses: Buses,
-    lines: Vec<Line>,
+    link: Arc<VmLink>,
+    ioapic: Arc<IoApic>,
     subscribers: Vec<Subscriber>,
 }
 
 impl Maker {
-    fn line(&mut self, gsi: u32) -> Result<InterruptLine, BuildError> {
-        let interrupt = InterruptLine::new().map_err(resource("an interrupt line"))?;
-        self.lines.push(Line {
-            interrupt: interrupt.clone(),
-            gsi,
-        });
-        Ok(interrupt)
+    /// With the interrupt controller alone.
+    fn new() -> Result<Self, BuildError> {
+        let link = Arc::new(VmLink::default());
+        let way = link.clone();
+        let ioapic = Arc::new(IoApic::new(Box::new(move |message| way.send(message))));
+        let mut buses = Buses::default();
+        let registers = u64::from(layout::IO_APIC);
+        buses
+            .mmio
+            .insert(registers, IoApic::LENGTH, ioapic.clone())?;
+        Ok(Self {
+            buses,
+            link,
+            ioapic,
+            subscribers: Vec::new(),
+        })
     }
 
     fn add_power(&mut self, events: &Arc<GuestEvents>) -> Result<(), BuildError> {
@@ -199,7 +189,7 @@ impl Maker {
     }
 
     fn add_serial(&mut self, output: SerialOutput) -> Result<Arc<SerialPort>, BuildError> {
-        let interrupt = self.line(layout::SERIAL_GSI)?;
+        let interrupt = self.ioapic.line(layout::SERIAL_GSI);
         let serial = SerialPort::new(interrupt, output).map_err(resource("the serial port"))?;
         let serial = Arc::new(serial);
         let ports = &mut self.buses.ports;
@@ -219,21 +209,20 @@ impl Maker {
         sink: BalloonSink,
     ) -> Result<BalloonDevice, BuildError> {
         let (address, gsi) = acpi::virtio_slot(0);
-        let interrupt = Arc::new(MmioInterrupt::new(self.line(gsi)?));
+        let interrupt = Arc::new(MmioInterrupt::new(self.ioapic.line(gsi)));
         let balloon = Balloon::new(options, ram.clone(), interrupt.clone(), sink)
             .map_err(resource("the balloon"))?;
         let balloon = Arc::new(balloon);
-        let transport = MmioTransport::new(balloon.clone(), ram.memory().clone(), interrupt);
+        let notifications = Notifications::new(self.link.clone(), address + QUEUE_NOTIFY_OFFSET);
+        let events = balloon.clone();
+        let transport = MmioTransport::new(balloon.clone(), ram.memory().clone(), interrupt)
+            .before_activation(Box::new(move || notifications.connect(events.kicks())));
         let transport = Arc::new(transport);
         self.buses
             .mmio
             .insert(address, mmio::LENGTH, transport.clone())?;
         self.subscribers
             .push(Box::new(BalloonEvents::new(balloon.clone())));
-        Ok(BalloonDevice {
-            balloon,
-            transport,
-            address,
-        })
+        Ok(BalloonDevice { balloon, transport })
     }
 }

@@ -41,8 +41,8 @@ pub enum HostError {
 /// What every machine needs.
 const REQUIRED: [(Cap, &str); 8] = [
     (Cap::UserMemory, "KVM_CAP_USER_MEMORY"),
-    (Cap::Irqchip, "KVM_CAP_IRQCHIP"),
-    (Cap::Irqfd, "KVM_CAP_IRQFD"),
+    (Cap::SplitIrqchip, "KVM_CAP_SPLIT_IRQCHIP"),
+    (Cap::SignalMsi, "KVM_CAP_SIGNAL_MSI"),
     (Cap::Ioeventfd, "KVM_CAP_IOEVENTFD"),
     (Cap::ExtCpuid, "KVM_CAP_EXT_CPUID"),
     (Cap::SetTssAddr, "KVM_CAP_SET_TSS_ADDR"),
@@ -124,8 +124,8 @@ mod tests {
 
     #[test]
     fn missing_capability_is_named() {
-        let missing = first_missing(|cap| !matches!(cap, Cap::Irqfd));
-        assert_eq!(missing, Some("KVM_CAP_IRQFD"));
+        let missing = first_missing(|cap| !matches!(cap, Cap::SignalMsi));
+        assert_eq!(missing, Some("KVM_CAP_SIGNAL_MSI"));
         assert_eq!(first_missing(|_| true), None);
     }
 

@@ -10,14 +10,14 @@ pub const HIGH_RAM: u64 = 1 << 32;
 
 /// virtio-mmio devices, one page each.
 pub const VIRTIO_MMIO_START: u64 = 0xd000_0000;
-/// The GSI of the first virtio device; the others follow. From 16 on a GSI belongs to the I/O
-/// APIC alone.
-pub const VIRTIO_FIRST_GSI: u32 = 16;
+/// The pin of the I/O APIC, and so the GSI, of the first virtio device; the others follow. Those
+/// below 16 were once the ISA bus's.
+pub const VIRTIO_FIRST_GSI: u8 = 16;
 
 /// The GSI of the power button: the last of the I/O APIC.
-pub const POWER_BUTTON_GSI: u32 = 23;
+pub const POWER_BUTTON_GSI: u8 = 23;
 
-/// I/O APIC and local APICs, where KVM has them.
+/// I/O APIC and local APICs, where PCs have them.
 pub const IO_APIC: u32 = 0xfec0_0000;
 /// See [`IO_APIC`].
 pub const LOCAL_APIC: u32 = 0xfee0_0000;
@@ -65,7 +65,7 @@ pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// The first serial port (COM1).
 pub const SERIAL_PORT: u16 = 0x3f8;
 /// The GSI of the first serial port.
-pub const SERIAL_GSI: u32 = 4;
+pub const SERIAL_GSI: u8 = 4;
 /// The keyboard controller.
 pub const KEYBOARD_PORT: u16 = 0x60;
 /// ACPI's sleep control, sleep status and reset registers.

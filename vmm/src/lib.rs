@@ -7,6 +7,7 @@
 pub mod builder;
 pub mod config;
 pub mod layout;
+mod link;
 pub mod machine;
 pub mod units;
 

@@ -65,7 +65,7 @@ pub struct Machine {
     /// The guest's clock while it does not run.
     pub(crate) clock: Option<kvm_clock_data>,
     /// There is one but while a reset makes another.
-    pub(crate) vm: Option<VmFd>,
+    pub(crate) vm: Option<Arc<VmFd>>,
     pub(crate) ram: GuestRam,
     pub(crate) ram_watch: RamWatch,
     pub(crate) cpuid: CpuId,
@@ -291,7 +291,7 @@ impl Machine {
     /// A guest that is stopped does not see time pass, as in QEMU: its watchdogs would take the
     /// gap for a hang.
     fn keep_clock(&mut self) {
-        let clock = self.vm.as_ref().map(VmFd::get_clock);
+        let clock = self.vm.as_ref().map(|vm| vm.get_clock());
         self.clock = match clock {
             Some(Ok(clock)) => Some(clock),
             Some(Err(error)) => {

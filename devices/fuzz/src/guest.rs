@@ -6,6 +6,7 @@ mod actions;
 mod choices;
 mod clock;
 pub mod huge_pages;
+pub mod ioapic;
 pub mod machine;
 pub mod pages;
 pub mod registers;

@@ -268,6 +268,12 @@ impl VirtioDevice for Balloon {
         self.kick_all();
     }
 
+    fn notify(&self, queue: usize) {
+        if let Some(kick) = self.kicks.get(queue) {
+            let _ = kick.write(1);
+        }
+    }
+
     /// Target, `actual` and the interval of polling outlive a reset, as in QEMU; a new driver
     /// starts from them. What the guest said of its memory does not.
     fn reset(&self) {

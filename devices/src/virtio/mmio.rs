@@ -1,8 +1,8 @@
 //! The virtio-mmio transport, version 2 (virtio 1.2 §4.2.2): the registers of one device.
 //!
-//! Runs on vCPU threads. Notifications of queues never arrive here: the hypervisor turns them
-//! into eventfds ([`QUEUE_NOTIFY_OFFSET`]). What a driver does out of turn changes nothing, is
-//! counted, and is logged at a limited rate.
+//! Runs on vCPU threads. Notifications of queues arrive here only until the hypervisor turns them
+//! into eventfds ([`QUEUE_NOTIFY_OFFSET`], [`MmioTransport::before_activation`]). What a driver does
+//! out of turn changes nothing, is counted, and is logged at a limited rate.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,6 +67,7 @@ pub struct MmioTransport {
     memory: GuestMemory,
     interrupt: Arc<MmioInterrupt>,
     registers: Mutex<Registers>,
+    before_activation: Box<dyn Fn() + Send + Sync>,
     faults: FaultLog,
 }
 
@@ -103,7 +104,18 @@ impl MmioTransport {
             memory,
             interrupt,
             registers,
+            before_activation: Box::new(|| {}),
             faults: FaultLog::new("virtio-mmio", "guest fault"),
+        }
+    }
+
+    /// The same with something to do each time when a driver is about to use the queues: to have the
+    /// hypervisor take their notifications. Runs on a vCPU thread.
+    #[must_use]
+    pub fn before_activation(self, act: Box<dyn Fn() + Send + Sync>) -> Self {
+        Self {
+            before_activation: act,
+            ..self
         }
     }
 
@@ -152,8 +164,7 @@ impl MmioTransport {
             | QUEUE_DRIVER_HIGH_OFFSET
             | QUEUE_DEVICE_LOW_OFFSET
             | QUEUE_DEVICE_HIGH_OFFSET => self.write_queue(&mut registers, offset, value),
-            // The hypervisor takes notifications of queues that exist.
-            QUEUE_NOTIFY_OFFSET => self.faults.record(|| format!("there is no queue {value}")),
+            QUEUE_NOTIFY_OFFSET => self.notify(&registers, value),
             INTERRUPT_ACK_OFFSET => self.interrupt.acknowledge(value),
             STATUS_OFFSET => self.write_status(&mut registers, value),
             SHM_SEL_OFFSET => {}
@@ -266,7 +277,16 @@ impl MmioTransport {
                 }
             }
         }
+        (self.before_activation)();
         self.device.activate(registers.driver_features, queues);
+    }
+
+    /// A notification that the hypervisor has not taken.
+    fn notify(&self, registers: &Registers, queue: u32) {
+        match usize::try_from(queue) {
+            Ok(index) if index < registers.queues.len() => self.device.notify(index),
+            _ => self.faults.record(|| format!("there is no queue {queue}")),
+        }
     }
 
     /// Resets device and transport, as a machine reset does.

@@ -33,12 +33,6 @@ impl MmioInterrupt {
         }
     }
 
-    /// The line to the interrupt controller.
-    #[must_use]
-    pub fn line(&self) -> &InterruptLine {
-        &self.line
-    }
-
     /// Tells the driver that buffers were used.
     pub fn used_buffer(&self) {
         self.signal(USED_BUFFER);

@@ -15,7 +15,7 @@ pub const VIRTIO_F_VERSION_1: u64 = 1 << 32;
 
 /// A virtio device behind a transport.
 ///
-/// `read_config`, `write_config`, `activate` and `reset` run on vCPU threads.
+/// `read_config`, `write_config`, `activate`, `notify` and `reset` run on vCPU threads.
 pub trait VirtioDevice: Send + Sync {
     /// The device type (virtio 1.2 §5).
     fn device_id(&self) -> u32;
@@ -38,6 +38,9 @@ pub trait VirtioDevice: Send + Sync {
     /// The driver has set DRIVER_OK. `queues` are validated; one that the driver left unused is
     /// not ready.
     fn activate(&self, features: u64, queues: Vec<Queue>);
+
+    /// The driver has put something into a queue, by its index (§4.2.2.2, QueueNotify). Must not block.
+    fn notify(&self, queue: usize);
 
     /// Back to the state before the first driver (§2.4). When this returns, the device no longer
     /// touches its queues nor the memory that they name.

@@ -6,7 +6,8 @@
 //! until the interrupt, and kicks when the device has not said that it need not (§2.7.10.1). What a
 //! real guest pays besides, its exits and its interrupt controller, is not in here.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -19,7 +20,7 @@ use aerostat_devices::virtio::MmioInterrupt;
 use aerostat_devices::virtio::mmio::MmioTransport;
 use aerostat_devices::{GuestMemory, GuestRam, PAGE_SIZE};
 use event_manager::{EventManager, SubscriberOps};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::order::BUFFER_PAGES;
@@ -60,7 +61,8 @@ const STOP_PAUSE_MS: i32 = 100;
 pub struct Guest {
     balloon: Arc<Balloon>,
     transport: MmioTransport,
-    interrupt: Arc<MmioInterrupt>,
+    /// Counts the interrupts.
+    interrupts: Arc<OwnedFd>,
     memory: GuestMemory,
     /// Where its rings are.
     rings: u64,
@@ -117,19 +119,25 @@ impl Guest {
         rings: u64,
         server: impl FnOnce(BalloonEvents) -> Result<Server>,
     ) -> Result<Self> {
-        let interrupt = InterruptLine::new().map_err(refused)?;
-        let interrupt = Arc::new(MmioInterrupt::new(interrupt));
+        let interrupts = eventfd(0, EventfdFlags::NONBLOCK).map_err(io::Error::from);
+        let interrupts = Arc::new(interrupts.map_err(refused)?);
+        let event = interrupts.clone();
+        let line = InterruptLine::new(move || {
+            // Only a counter at its maximum refuses.
+            let _ = rustix::io::write(&*event, &1_u64.to_ne_bytes());
+        });
+        let interrupt = Arc::new(MmioInterrupt::new(line));
         let options = BalloonOptions::default();
         let balloon = Balloon::new(options, ram.clone(), interrupt.clone(), Box::new(drop));
         let balloon = Arc::new(balloon.map_err(refused)?);
         let memory = ram.memory().clone();
-        let transport = MmioTransport::new(balloon.clone(), memory.clone(), interrupt.clone());
+        let transport = MmioTransport::new(balloon.clone(), memory.clone(), interrupt);
         start_driver(&transport, rings);
         let server = server(BalloonEvents::new(balloon.clone()))?;
         Ok(Self {
             balloon,
             transport,
-            interrupt,
+            interrupts,
             memory,
             rings,
             submitted: 0,
@@ -234,15 +242,12 @@ impl Guest {
     }
 
     fn await_interrupt(&self) -> Result<()> {
-        let line = self.interrupt.line().eventfd();
-        // SAFETY: it is open for as long as the interrupt is.
-        let fd = unsafe { BorrowedFd::borrow_raw(line.as_raw_fd()) };
-        let ready = poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(&LIMIT))
-            .map_err(|error| refused(error.into()))?;
+        let interrupts = PollFd::new(&self.interrupts, PollFlags::IN);
+        let ready = poll(&mut [interrupts], Some(&LIMIT)).map_err(|error| refused(error.into()))?;
         if ready == 0 {
             return Err(hangs());
         }
-        line.read().map(drop).map_err(refused)?;
+        rustix::io::read(&*self.interrupts, &mut [0; 8]).map_err(|error| refused(error.into()))?;
         self.transport
             .write(INTERRUPT_ACK, &USED_BUFFER.to_le_bytes());
         Ok(())
@@ -325,7 +330,7 @@ fn hangs() -> Error {
     ))
 }
 
-fn refused(source: std::io::Error) -> Error {
+fn refused(source: io::Error) -> Error {
     Error::System {
         action: "set up a balloon",
         source,
@@ -335,7 +340,7 @@ fn refused(source: std::io::Error) -> Error {
 fn outside(source: vm_memory::GuestMemoryError) -> Error {
     Error::System {
         action: "reach the rings in guest memory",
-        source: std::io::Error::other(source),
+        source: io::Error::other(source),
     }
 }
 
