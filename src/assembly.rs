@@ -3,10 +3,11 @@
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use aerostat_devices::serial::SerialPort;
 use aerostat_qmp::{Listener, Server};
-use aerostat_vmm::{MachineIo, Mmio};
+use aerostat_vmm::{BootTimer, MachineIo, Mmio, Observers};
 
 use crate::cli::{Options, SerialArgument};
 use crate::console::Console;
@@ -34,24 +35,33 @@ pub(crate) fn resource(what: &'static str) -> impl Fn(io::Error) -> Failure {
     move |source| Failure::Resource { what, source }
 }
 
-/// Builds the machine, whose serial port `console` shows, and the server of `listeners`.
+/// Builds the machine, and the server of the listeners that `outside` has; the serial port is on the
+/// console that it has. The process began at `begun`.
 ///
 /// # Errors
-/// Why the machine cannot be built.
+/// Those of `outside`, or why the machine cannot be built.
 pub fn assemble(
     options: &Options,
-    listeners: Vec<Listener>,
-    console: Option<&Console>,
+    begun: Instant,
+    outside: impl FnOnce() -> Result<(Vec<Listener>, Option<Console>), Failure> + Send,
 ) -> Result<Assembly, Failure> {
     let (sender, receiver) = aerostat_qmp::events::channel().map_err(resource("events"))?;
     let config = options.machine();
-    let io = MachineIo {
-        serial: console.map(|console| Box::new(console.clone()) as _),
-        balloon: balloon_sink(config.memory, sender.clone()),
-        crash_loaded: crash_loaded_sink(sender.clone()),
-        ram_watch: populating::watch(options.timeout),
+    let observers = Observers {
+        ram: populating::watch(options.timeout),
+        boot_timer: options.boot_timer.then(|| Arc::new(BootTimer::new(begun))),
     };
-    let machine = aerostat_vmm::build(&config, io)?;
+    let mut listeners = Vec::new();
+    let io = || {
+        let (opened, console) = outside()?;
+        listeners = opened;
+        Ok::<_, Failure>(MachineIo {
+            serial: console.map(|console| Box::new(console) as _),
+            balloon: balloon_sink(config.memory, sender.clone()),
+            crash_loaded: crash_loaded_sink(sender.clone()),
+        })
+    };
+    let machine = aerostat_vmm::build(&config, observers, io)?;
     let serial = machine.serial().cloned();
     let mmio = machine.mmio();
     let ram_addresses = machine.ram_addresses().collect();

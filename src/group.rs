@@ -1,14 +1,15 @@
 //! Groups of the host, by name or number.
+//!
+//! `/etc/group` is read here (group(5)). What other sources the host has for groups, such as a
+//! directory of its network, only its own C library knows, which a static program does not have:
+//! `getent` asks it.
 
-use std::ffi::{CString, c_char};
 use std::io;
-use std::mem::MaybeUninit;
-use std::ptr;
+use std::process::{Command, Stdio};
 
-/// Room for the members of a group, to begin with.
-const FIRST_BUFFER_BYTES: usize = 1 << 10;
-/// No group has more than this; without a bound a broken name service could ask for ever more.
-const MAX_BUFFER_BYTES: usize = 64 << 20;
+const FILE: &str = "/etc/group";
+/// getent(1): the key was not found.
+const NOT_FOUND: i32 = 2;
 
 /// A group that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -38,37 +39,49 @@ pub fn id_of(name: &str) -> Result<u32, GroupError> {
         let id = name.parse().ok().filter(|id| *id != u32::MAX);
         return id.ok_or_else(unknown);
     }
-    let c_name = CString::new(name).map_err(|_| unknown())?;
-    let mut buffer = vec![0 as c_char; FIRST_BUFFER_BYTES];
-    loop {
-        let mut group = MaybeUninit::<libc::group>::uninit();
-        let mut found = ptr::null_mut();
-        // SAFETY: all pointers are valid for the call, and `buffer` for as many bytes as is said.
-        let error = unsafe {
-            libc::getgrnam_r(
-                c_name.as_ptr(),
-                group.as_mut_ptr(),
-                buffer.as_mut_ptr(),
-                buffer.len(),
-                &raw mut found,
-            )
-        };
-        match error {
-            0 if found.is_null() => return Err(unknown()),
-            // SAFETY: not being null, `found` points to `group`, which the call has filled.
-            0 => return Ok(unsafe { (*found).gr_gid }),
-            libc::EINTR => {}
-            libc::ERANGE if buffer.len() < MAX_BUFFER_BYTES => {
-                buffer.resize(2 * buffer.len(), 0);
-            }
-            // Some systems say so of a name that is not there (getgrnam_r(3)).
-            libc::ENOENT | libc::ESRCH => return Err(unknown()),
-            error => {
-                return Err(GroupError::LookUp {
-                    name: name.to_owned(),
-                    source: io::Error::from_raw_os_error(error),
-                });
-            }
+    // A host without the file may know groups all the same.
+    let text = std::fs::read_to_string(FILE).unwrap_or_default();
+    if let Some(id) = id_in(&text, name) {
+        return Ok(id);
+    }
+    let text = ask_host(name).map_err(|source| GroupError::LookUp {
+        name: name.to_owned(),
+        source,
+    })?;
+    id_in(&text, name).ok_or_else(unknown)
+}
+
+/// The number of the group in lines such as `kvm:x:105:alice,bob`.
+fn id_in(text: &str, name: &str) -> Option<u32> {
+    text.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        let (found, _password) = (fields.next()?, fields.next()?);
+        let id = fields.next()?.parse().ok();
+        id.filter(|_| found == name)
+    })
+}
+
+/// What the host's C library says of a group: a line as in the file, or nothing.
+fn ask_host(name: &str) -> io::Result<String> {
+    let output = Command::new("getent")
+        .args(["group", "--", name])
+        .stdin(Stdio::null())
+        .output();
+    let output = match output {
+        Ok(output) => output,
+        // No name has a NUL character, and a host without the program has but the file.
+        Err(error) => match error.kind() {
+            io::ErrorKind::InvalidInput | io::ErrorKind::NotFound => return Ok(String::new()),
+            _ => return Err(error),
+        },
+    };
+    match output.status.code() {
+        Some(0) => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Some(NOT_FOUND) => Ok(String::new()),
+        _ => {
+            let said = String::from_utf8_lossy(&output.stderr);
+            let (status, said) = (output.status, said.trim());
+            Err(io::Error::other(format!("getent: {status}: {said}")))
         }
     }
 }
@@ -95,5 +108,19 @@ mod tests {
             assert!(matches!(error, GroupError::Unknown(_)), "{error:?}");
             assert!(error.to_string().contains(&format!("{name:?}")), "{error}");
         }
+    }
+
+    #[test]
+    fn line_of_the_name_alone_counts() {
+        let text = "kvm2:x:7:kvm\nkvm:x:105:alice,bob\nkvm:x:9:\n";
+        assert_eq!(id_in(text, "kvm"), Some(105));
+        assert_eq!(id_in(text, "alice"), None);
+        assert_eq!(id_in("kvm:x\nkvm:x:y:\n\n", "kvm"), None);
+    }
+
+    #[test]
+    fn host_is_asked_for_what_the_file_does_not_have() {
+        assert_eq!(id_in(&ask_host("root").unwrap(), "root"), Some(0));
+        assert_eq!(ask_host("no such group").unwrap(), "");
     }
 }

@@ -4,6 +4,7 @@
 //! `aerostat-qmp`, and the console. It is a library only so that tests can have the machine as QMP
 //! sees it in their own process.
 
+mod afterwards;
 pub mod assembly;
 mod bus_error;
 mod check;
@@ -25,6 +26,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use cli::{Options, Request};
 use failure::UNUSABLE;
@@ -32,8 +34,9 @@ use failure::UNUSABLE;
 /// The whole program: reads the command line, does what it says, and gives the exit status.
 #[must_use]
 pub fn main() -> ExitCode {
+    let begun = Instant::now();
     match cli::request(std::env::args_os()) {
-        Ok(Request::Run(options)) => run(&options),
+        Ok(Request::Run(options)) => run(&options, begun),
         Ok(Request::Check { options, file }) => match check::check(&options, &file) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => complain(&chain(&error), UNUSABLE),
@@ -47,8 +50,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> ExitCode {
-    match run::run(options) {
+fn run(options: &Options, begun: Instant) -> ExitCode {
+    match run::run(options, begun) {
         Ok(status) => ExitCode::from(status),
         Err(failure) => complain(&chain(&failure), failure.exit_status()),
     }

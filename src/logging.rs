@@ -8,15 +8,17 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
+use aerostat_vmm::BootTimer;
 use env_logger::{Builder, Target};
 use log::LevelFilter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Starts the log. `verbose` counts from 0 (warnings) to 3 (everything).
+/// Starts the log. `verbose` counts from 0 (warnings) to 3 (everything); the lines of the boot timer
+/// are in it in any case if `boot_timer` says so.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn start(verbose: u8, file: Option<&Path>) -> io::Result<()> {
+pub fn start(verbose: u8, boot_timer: bool, file: Option<&Path>) -> io::Result<()> {
     let level = match verbose {
         0 => LevelFilter::Warn,
         1 => LevelFilter::Info,
@@ -29,6 +31,9 @@ pub fn start(verbose: u8, file: Option<&Path>) -> io::Result<()> {
         // It reports each fault of a guest, as often as the guest likes; the devices count them
         // and log at a limited rate.
         builder.filter_module("virtio_queue", LevelFilter::Off);
+    }
+    if boot_timer {
+        builder.filter_module(BootTimer::LOG_TARGET, level.max(LevelFilter::Info));
     }
     builder.target(Target::Pipe(match file {
         Some(path) => {

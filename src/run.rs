@@ -4,18 +4,19 @@ use std::cell::RefCell;
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aerostat_devices::Backing;
 use aerostat_qmp::Server;
 
+use crate::afterwards::Afterwards;
 use crate::assembly::{Assembly, assemble, resource};
 use crate::bus_error;
 use crate::cli::{Options, SerialArgument};
 use crate::console::Console;
 use crate::console::expectation::ExpectedText;
 use crate::console::input::ConsoleInput;
-use crate::console::output::ConsoleOutput;
+use crate::console::output::{ConsoleOutput, Drain};
 use crate::console::target::Target;
 use crate::console::terminal::RawMode;
 use crate::deadline::Deadline;
@@ -30,18 +31,21 @@ use crate::sockets;
 /// How long clients and console may take to hear the last of the machine.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// Runs the machine until it ends; the exit status of the process.
+/// Runs the machine until it ends; the exit status of the process, which began at `begun`.
 ///
 /// # Errors
 /// Why it could not start, or how it failed.
-pub fn run(options: &Options) -> Result<u8, Failure> {
+pub fn run(options: &Options, begun: Instant) -> Result<u8, Failure> {
     start_log(options)?;
     let signals = Signals::take().map_err(resource("signals"))?;
-    // Whoever has the sockets may write the console's files.
-    let listeners = sockets::listen(options)?;
-    let consoles = Consoles::open(options)?;
-
-    let assembly = match assemble(options, listeners, consoles.all.as_ref()) {
+    let mut consoles = Consoles::default();
+    let outside = || {
+        // Whoever has the sockets may write the console's files.
+        let listeners = sockets::listen(options)?;
+        consoles = Consoles::open(options)?;
+        Ok((listeners, consoles.all.clone()))
+    };
+    let assembly = match assemble(options, begun, outside) {
         // By one of the signals, which end a machine in order, or since its time is over.
         Err(Failure::Build(error)) if error.is_interruption() => {
             let ending = match options.timeout {
@@ -63,6 +67,16 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
         bus_error::tell(ram_addresses).map_err(resource("signals"))?;
     }
     let awaits_clients = server.as_ref().is_some_and(Server::awaits_clients);
+    let raw_mode = match (&serial, &consoles.standard) {
+        (Some(_), Some(_)) => RawMode::enter(rustix::stdio::stdin()).map(Some),
+        _ => Ok(None),
+    };
+    let _raw_mode = raw_mode.map_err(Failure::Terminal)?;
+    // First of all: whatever it does, and whoever asks for it, waits until the rest is there.
+    if !options.paused && !awaits_clients {
+        machine.start()?;
+    }
+    consoles.start()?;
     let server = server.map(|server| Rc::new(RefCell::new(server)));
     let mut event_loop = EventLoop::new(machine.clone())
         .map_err(|error| resource("the event loop")(io::Error::other(error)))?;
@@ -71,6 +85,7 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     }
     event_loop.add(SignalEvents::new(signals, machine.clone()));
     event_loop.add(GuestWatch::new(machine.clone()));
+    event_loop.add(Afterwards::new().map_err(resource("a timer"))?);
     if let Some(limit) = options.timeout {
         let deadline = Deadline::new(limit, machine.clone());
         event_loop.add(deadline.map_err(resource("a timer"))?);
@@ -78,16 +93,8 @@ pub fn run(options: &Options) -> Result<u8, Failure> {
     if let Some(console) = consoles.expecting() {
         event_loop.add(Expected::new(console.clone(), machine.clone()));
     }
-    let _raw_mode = match (serial, consoles.standard.clone()) {
-        (Some(serial), Some(output)) => {
-            let raw_mode = RawMode::enter(rustix::stdio::stdin()).map_err(Failure::Terminal)?;
-            event_loop.add(ConsoleInput::new(serial, output, machine.clone()));
-            Some(raw_mode)
-        }
-        _ => None,
-    };
-    if !options.paused && !awaits_clients {
-        machine.start()?;
+    if let (Some(serial), Some(output)) = (serial, consoles.standard.clone()) {
+        event_loop.add(ConsoleInput::new(serial, output, machine.clone()));
     }
     let ending = event_loop.run();
     say_last_words(server.as_ref(), consoles.all.as_ref());
@@ -128,30 +135,35 @@ fn outcome(ending: Ending, options: &Options, consoles: &Consoles) -> Result<u8,
 
 fn start_log(options: &Options) -> Result<(), Failure> {
     let file = options.log_file.as_deref();
-    logging::start(options.verbose, file).map_err(|source| Failure::LogFile {
+    logging::start(options.verbose, options.boot_timer, file).map_err(|source| Failure::LogFile {
         path: file.unwrap_or(Path::new("")).to_owned(),
         source,
     })
 }
 
 /// Where the guest's console is.
+#[derive(Default)]
 struct Consoles {
     /// All outputs together; `None` without a serial port.
     all: Option<Console>,
     /// Standard output, if it is among them.
     standard: Option<ConsoleOutput>,
+    /// What brings the outputs to where they go, until it starts.
+    drains: Vec<Drain>,
 }
 
 impl Consoles {
     fn open(options: &Options) -> Result<Self, Failure> {
         let mut standard = None;
         let mut outputs = Vec::new();
+        let mut drains = Vec::new();
         for argument in &options.serial {
             let target = match argument {
                 SerialArgument::Stdio => Target::Stdout,
                 SerialArgument::File(path) => Target::file(path)?,
             };
-            let output = ConsoleOutput::spawn(target).map_err(resource("the console"))?;
+            let (output, drain) = ConsoleOutput::new(target);
+            drains.push(drain);
             if *argument == SerialArgument::Stdio {
                 standard = Some(output.clone());
             }
@@ -159,7 +171,11 @@ impl Consoles {
         }
         if outputs.is_empty() {
             let all = None;
-            return Ok(Self { all, standard });
+            return Ok(Self {
+                all,
+                standard,
+                drains,
+            });
         }
         let expected = options.expect.as_deref().map(str::parse::<ExpectedText>);
         let expected = expected
@@ -169,7 +185,15 @@ impl Consoles {
         Ok(Self {
             all: Some(all),
             standard,
+            drains,
         })
+    }
+
+    /// Starts to bring the outputs to where they go.
+    fn start(&mut self) -> Result<(), Failure> {
+        let mut drains = self.drains.drain(..);
+        let started = drains.try_for_each(Drain::start);
+        started.map_err(resource("a thread for the console"))
     }
 
     /// The console, if a text is expected on it.

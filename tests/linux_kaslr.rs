@@ -1,15 +1,18 @@
 //! A stock kernel that the VMM unpacks and moves: where it is, boot after boot, and that what changes
 //! the kernel's text while it runs works on it.
 //!
-//! Each test boots a guest of its own.
+//! Each test has a guest of its own.
 
 mod common;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use common::machine::Machine;
 use common::setup::Setup;
 
+/// How long a boot may take.
+const BOOT_LIMIT: Duration = Duration::from_secs(20);
 /// Boots whose places are compared.
 const BOOTS: usize = 20;
 /// With some 490 virtual places and 90 physical ones, fewer different ones among so many boots come
@@ -33,31 +36,30 @@ struct Place {
     direct_map: u64,
 }
 
-fn booted(setup: Setup) -> Machine {
-    let mut machine = setup.start().expect("start");
-    machine.wait_for_shell().expect("boot");
-    machine
+/// A guest that says where its kernel is, and boots again, for ever. `words` are more of the kernel's
+/// command line.
+fn placed(setup: Setup, words: &str) -> Machine {
+    let cmdline = format!("console=ttyS0 panic=-1 quiet rdinit=/place-init {words}");
+    let setup = setup.argument("--cmdline", cmdline);
+    setup.start().expect("start")
 }
 
-fn run(machine: &mut Machine, command: &str) -> String {
-    machine.console.run(command).expect(command)
-}
-
-fn hexadecimal(text: &str) -> u64 {
-    u64::from_str_radix(text.trim(), 16).unwrap_or_else(|_| panic!("{text:?} is no address"))
-}
-
-/// What the guest says of the place of its kernel.
+/// What it says after its next boot.
 fn place(machine: &mut Machine) -> Place {
-    let text = "grep -m 1 ' _text$' /proc/kallsyms | cut -d' ' -f1";
-    let physical = "grep -m 1 'Kernel code' /proc/iomem | cut -d- -f1";
-    // Program headers: the direct map's addresses are the lowest of the kernel's.
-    let direct_map =
-        "od -A n -v -t x8 -w8 -N 1024 /proc/kcore | grep '^ ffff[89a-f]' | sort | head -n 1";
+    let console = &mut machine.console;
+    console.wait_for("place: ", BOOT_LIMIT).expect("boot");
+    let line = console.wait_for("\n", BOOT_LIMIT).expect("line");
+    let addresses = line.split_whitespace().map(|word| {
+        u64::from_str_radix(word, 16).unwrap_or_else(|_| panic!("{line:?} are no addresses"))
+    });
+    let addresses: Vec<u64> = addresses.collect();
+    let [text, physical, direct_map] = addresses[..] else {
+        panic!("{line:?} are not three addresses");
+    };
     Place {
-        text: hexadecimal(&run(machine, text)),
-        physical: hexadecimal(&run(machine, physical)),
-        direct_map: hexadecimal(&run(machine, direct_map)) & !((1 << 30) - 1),
+        text,
+        physical,
+        direct_map: direct_map & !((1 << 30) - 1),
     }
 }
 
@@ -67,15 +69,9 @@ fn distinct(places: &[Place], part: fn(&Place) -> u64) -> usize {
 
 #[test]
 fn kernel_is_elsewhere_after_each_boot() {
-    let mut machine = booted(Setup::linux("256M").expect("guest files"));
-    let mut qmp = machine.qmp().expect("QMP");
-    let mut places = vec![place(&mut machine)];
+    let mut machine = placed(Setup::linux("256M").expect("guest files"), "");
 
-    while places.len() < BOOTS {
-        qmp.execute("system_reset").expect("reset");
-        machine.wait_for_shell().expect("boot");
-        places.push(place(&mut machine));
-    }
+    let places: Vec<Place> = (0..BOOTS).map(|_| place(&mut machine)).collect();
 
     let is_right = |place: &Place| {
         (LINKED..LAST).contains(&place.text)
@@ -101,27 +97,17 @@ fn kernel_is_elsewhere_after_each_boot() {
 
 #[test]
 fn kernel_above_4_gib_boots() {
+    let mut machine = placed(Setup::linux("6G").expect("guest files"), "");
+
     // Half of the places are there: so many boots miss them once in a million times.
-    let mut machine = booted(Setup::linux("6G").expect("guest files"));
-    let mut qmp = machine.qmp().expect("QMP");
-    let mut places = vec![place(&mut machine)];
+    let mut places = (0..BOOTS).map(|_| place(&mut machine));
 
-    while places.last().is_some_and(|place| place.physical < 4 << 30) && places.len() < BOOTS {
-        qmp.execute("system_reset").expect("reset");
-        machine.wait_for_shell().expect("boot");
-        places.push(place(&mut machine));
-    }
-
-    assert!(
-        places.iter().any(|place| place.physical >= 4 << 30),
-        "{places:x?}"
-    );
+    assert!(places.any(|place| place.physical >= 4 << 30));
 }
 
 #[test]
 fn kernel_is_where_it_was_linked_to_be_with_nokaslr() {
-    let setup = Setup::linux("256M").expect("guest files");
-    let mut machine = booted(setup.argument("--cmdline", "console=ttyS0 panic=-1 nokaslr"));
+    let mut machine = placed(Setup::linux("256M").expect("guest files"), "nokaslr");
 
     let found = place(&mut machine);
 
@@ -136,17 +122,22 @@ fn kernel_is_where_it_was_linked_to_be_with_nokaslr() {
 #[test]
 fn kernel_that_the_guest_unpacks_is_moved_by_the_guest() {
     let setup = Setup::linux("256M").expect("guest files");
-    let mut machine = booted(setup.argument("--boot", "guest-decompress"));
+    let mut machine = placed(setup.argument("--boot", "guest-decompress"), "");
 
     let found = place(&mut machine);
 
     assert_ne!((found.text, found.physical), (LINKED, LINKED_PHYSICAL));
 }
 
+fn run(machine: &mut Machine, command: &str) -> String {
+    machine.console.run(command).expect(command)
+}
+
 #[test]
 fn moved_kernel_loads_modules_is_traced_and_probed_and_does_without_a_cpu() {
     let setup = Setup::linux("512M").expect("guest files");
-    let mut machine = booted(setup.argument("--cpus", "2"));
+    let mut machine = setup.argument("--cpus", "2").start().expect("start");
+    machine.wait_for_shell().expect("boot");
     let machine = &mut machine;
     run(
         machine,

@@ -7,6 +7,7 @@
 //! waits for the guest.
 
 pub mod balloon;
+pub mod boot_timer;
 pub mod bus;
 pub mod debug_exit;
 pub mod interrupt;

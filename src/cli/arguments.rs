@@ -1,6 +1,7 @@
 //! The options as clap knows them: names, help texts, defaults. Nothing is required here, because
 //! what is needed may stand in the configuration file.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -242,6 +243,10 @@ pub struct Arguments {
     #[arg(long, help_heading = "Testing kernels")]
     pub debug_exit: bool,
 
+    /// Let the guest have the times of its boot logged by writing a byte of its choice to port 0xf8
+    #[arg(long, help_heading = "Testing kernels")]
+    pub boot_timer: bool,
+
     /// Serial console: stdio, off, or file:PATH; may be repeated, off stands alone
     #[arg(
         long,
@@ -275,11 +280,25 @@ pub struct Arguments {
 pub fn command() -> Command {
     let check = Arguments::augment_args(Command::new(CHECK))
         .mut_args(switch)
-        .about(CHECK_ABOUT)
         // The attributes of the whole command came along with its options.
         .override_usage("aerostat check [OPTIONS]")
         .after_help(CHECK_AFTER_HELP)
         .disable_version_flag(true);
+    with_check(check)
+}
+
+/// The same for `line`: the options of `check`, as many again as the program's own, are there only if
+/// it has that word. To make them takes time at the start of every machine.
+pub fn command_for(line: &[OsString]) -> Command {
+    if line.iter().any(|word| word == CHECK) {
+        command()
+    } else {
+        with_check(Command::new(CHECK))
+    }
+}
+
+fn with_check(check: Command) -> Command {
+    let check = check.about(CHECK_ABOUT);
     Arguments::command().mut_args(switch).subcommand(check)
 }
 

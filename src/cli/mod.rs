@@ -86,7 +86,7 @@ pub fn request(line: impl IntoIterator<Item = OsString>) -> Result<Request, CliE
 
 /// Command line and configuration file as one.
 fn matches(line: Vec<OsString>) -> Result<ArgMatches, CliError> {
-    let mut command = arguments::command();
+    let mut command = arguments::command_for(&line);
     let given = command
         .try_get_matches_from_mut(&line)
         .map_err(CliError::Arguments)?;

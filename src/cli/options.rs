@@ -109,6 +109,8 @@ pub struct Options {
     pub expect: Option<String>,
     /// The guest can end the machine by writing to port 0xf4. Never with `no_shutdown`.
     pub debug_exit: bool,
+    /// The guest can have the times of its boot logged by writing to port 0xf8.
+    pub boot_timer: bool,
     /// Where the serial console is: at most one [`SerialArgument::Stdio`], each file once; none
     /// when there is no serial port.
     pub serial: Vec<SerialArgument>,
@@ -252,6 +254,7 @@ impl TryFrom<Arguments> for Options {
             timeout: arguments.timeout,
             expect: arguments.expect,
             debug_exit: arguments.debug_exit,
+            boot_timer: arguments.boot_timer,
             serial,
             verbose: sum_of_verbosity(arguments.verbose),
             log_file: arguments.log_file,
@@ -283,6 +286,9 @@ fn consoles(values: Vec<SerialValue>) -> Result<Vec<SerialArgument>, OptionsErro
 
 /// Checks that no path is there twice.
 fn distinct_sockets(sockets: &[SocketArgument]) -> Result<(), OptionsError> {
+    if let [] | [_] = sockets {
+        return Ok(());
+    }
     let mut places = BTreeSet::new();
     let twice = sockets
         .iter()

@@ -97,6 +97,7 @@ fn needed_arguments_make_a_machine_with_the_defaults() {
         timeout: None,
         expect: None,
         debug_exit: false,
+        boot_timer: false,
         serial: vec![SerialArgument::Stdio],
         verbose: 0,
         log_file: None,

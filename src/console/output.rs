@@ -64,6 +64,31 @@ impl Shared {
 #[derive(Clone)]
 pub struct ConsoleOutput(Arc<Shared>);
 
+/// The thread that empties the buffer, before it has started.
+pub struct Drain {
+    shared: Arc<Shared>,
+    target: Box<dyn Write + Send>,
+}
+
+impl fmt::Debug for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain").finish_non_exhaustive()
+    }
+}
+
+impl Drain {
+    /// Starts the thread. It ends with the process.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn start(self) -> io::Result<()> {
+        thread::Builder::new()
+            .name("console".to_owned())
+            .spawn(move || drain(&self.shared, self.target))?;
+        Ok(())
+    }
+}
+
 impl fmt::Debug for ConsoleOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConsoleOutput").finish_non_exhaustive()
@@ -71,26 +96,23 @@ impl fmt::Debug for ConsoleOutput {
 }
 
 impl ConsoleOutput {
-    /// Starts the thread that writes to `target`.
-    ///
-    /// # Errors
-    /// When no thread can be had.
-    pub fn spawn(target: Target) -> io::Result<Self> {
-        Self::spawn_writer(target.to_string(), target)
+    /// An output to `target`, and what is to be started so that it arrives there; until then it waits.
+    pub fn new(target: Target) -> (Self, Drain) {
+        Self::with_writer(target.to_string(), target)
     }
 
-    fn spawn_writer(name: String, target: impl Write + Send + 'static) -> io::Result<Self> {
+    fn with_writer(name: String, target: impl Write + Send + 'static) -> (Self, Drain) {
         let shared = Arc::new(Shared {
             name,
             buffer: Mutex::default(),
             filled: Condvar::new(),
             drained: Condvar::new(),
         });
-        let own = shared.clone();
-        thread::Builder::new()
-            .name("console".to_owned())
-            .spawn(move || drain(&own, target))?;
-        Ok(Self(shared))
+        let drain = Drain {
+            shared: shared.clone(),
+            target: Box::new(target),
+        };
+        (Self(shared), drain)
     }
 
     /// Takes all `bytes` at once, or drops what there is no room for. Never waits.
@@ -206,11 +228,10 @@ mod tests {
     fn gated() -> (ConsoleOutput, Sender<()>, Receiver<Vec<u8>>) {
         let (written, seen) = channel();
         let (opener, open) = channel();
-        (
-            ConsoleOutput::spawn_writer("gate".to_owned(), Gate { written, open }).unwrap(),
-            opener,
-            seen,
-        )
+        let gate = Gate { written, open };
+        let (output, drain) = ConsoleOutput::with_writer("gate".to_owned(), gate);
+        drain.start().unwrap();
+        (output, opener, seen)
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::mpsc::{self, Sender};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use aerostat::assembly::{Assembly, assemble};
 use aerostat::cli::{self, Options, Request};
@@ -135,13 +136,13 @@ fn options(vm: &Value, files: &TempDir) -> Result<Options, String> {
 
 /// Runs a machine to its end, as the program does.
 fn serve(options: &Options, started: &Sender<Mmio>) -> Result<(), String> {
-    let listeners = sockets::listen(options).map_err(|error| error.to_string())?;
+    let outside = || Ok((sockets::listen(options)?, None));
     let Assembly {
         machine,
         server,
         mmio,
         ..
-    } = assemble(options, listeners, None).map_err(|error| error.to_string())?;
+    } = assemble(options, Instant::now(), outside).map_err(|error| error.to_string())?;
     let server = Rc::new(RefCell::new(server.ok_or("no server")?));
     let mut event_loop = EventLoop::new(machine.clone()).map_err(|error| error.to_string())?;
     event_loop.add(server.clone());

@@ -15,10 +15,17 @@ use crate::builder::{BuildError, kvm};
 use crate::device_set::DeviceSet;
 use crate::host::Host;
 use crate::kernel::Kernel;
+use crate::vcpu_thread::VcpuThread;
 use crate::{cpuid, layout, registers};
 
-/// Makes a virtual machine with `cpus` CPUs that has `memory` and `devices`; its first CPU is
-/// about to enter `kernel`.
+/// A virtual machine and its CPUs.
+#[derive(Debug)]
+pub(crate) struct Board {
+    pub(crate) vm: Arc<VmFd>,
+    pub(crate) vcpus: Vec<VcpuFd>,
+}
+
+/// Makes a virtual machine with `cpus` CPUs that has `memory`. Devices do not know of it yet.
 ///
 /// Memory slots come before the interrupt controllers: the first change of slots waits for a
 /// grace period once the controllers are registered, which costs milliseconds.
@@ -30,9 +37,7 @@ pub(crate) fn assemble(
     cpuid: &CpuId,
     cpus: u8,
     memory: &GuestMemory,
-    devices: &DeviceSet,
-    kernel: &Kernel,
-) -> Result<(Arc<VmFd>, Vec<VcpuFd>), BuildError> {
+) -> Result<Board, BuildError> {
     let vm = host
         .kvm
         .create_vm()
@@ -48,16 +53,35 @@ pub(crate) fn assemble(
     };
     vm.enable_cap(&local_apics)
         .map_err(kvm("create local interrupt controllers"))?;
-    let vm = Arc::new(vm);
-    devices.connect(&vm);
     let vcpus = (0..cpus)
         .map(|index| create_vcpu(&vm, cpuid, index, cpus))
         .collect::<Result<Vec<_>, _>>()?;
-    // The others wait for the first to wake them.
-    if let Some(first) = vcpus.first() {
-        registers::enter(first, kernel, memory)?;
+    let vm = Arc::new(vm);
+    Ok(Board { vm, vcpus })
+}
+
+impl Board {
+    /// Brings the first CPU to the entry of `kernel`, which is in `memory`, connects `devices`, and gives
+    /// the CPUs to `threads`. Those after the first wait for it to wake them.
+    ///
+    /// # Errors
+    /// The step that KVM refused.
+    pub(crate) fn start(
+        self,
+        kernel: &Kernel,
+        memory: &GuestMemory,
+        devices: &DeviceSet,
+        threads: &[VcpuThread],
+    ) -> Result<Arc<VmFd>, BuildError> {
+        if let Some(first) = self.vcpus.first() {
+            registers::enter(first, kernel, memory)?;
+        }
+        devices.connect(&self.vm);
+        for (thread, vcpu) in threads.iter().zip(self.vcpus) {
+            thread.install(vcpu);
+        }
+        Ok(self.vm)
     }
-    Ok((vm, vcpus))
 }
 
 fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), BuildError> {

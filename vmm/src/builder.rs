@@ -5,15 +5,21 @@
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::thread;
 
 use aerostat_devices::balloon::BalloonSink;
 use aerostat_devices::serial::SerialOutput;
-use aerostat_devices::{Progress, RamError, RamOptions};
+use aerostat_devices::{GuestRam, Progress, RamError, RamOptions};
+use kvm_bindings::CpuId;
 
 use crate::acpi::Platform;
-use crate::board;
-use crate::boot::{BootError, BootFiles};
+use crate::board::{self, Board};
+use crate::boot::{BootError, BootFiles, Loaded};
+use crate::boot_timer::{BootTimer, Phase};
 use crate::config::MachineConfig;
 use crate::cpuid;
 use crate::device_set::DeviceSet;
@@ -28,7 +34,25 @@ use crate::run_state::RunState;
 use crate::vcpu_thread::VcpuThread;
 
 /// Is told how much of guest memory was taken from the host in advance, and says whether to go on.
-pub type RamWatch = Box<dyn FnMut(Progress) -> ControlFlow<()>>;
+pub type RamWatch = Box<dyn FnMut(Progress) -> ControlFlow<()> + Send>;
+
+/// Who hears how a machine is built.
+pub struct Observers {
+    /// Is told how guest memory is taken from the host, at the start and after resets. Runs on the
+    /// thread that builds and resets.
+    pub ram: RamWatch,
+    /// Takes the times of the boot, and gives the guest a port by which it asks for them; `None` for a
+    /// machine without one.
+    pub boot_timer: Option<Arc<BootTimer>>,
+}
+
+impl fmt::Debug for Observers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Observers")
+            .field("boot_timer", &self.boot_timer)
+            .finish_non_exhaustive()
+    }
+}
 
 /// What a machine is connected to.
 pub struct MachineIo {
@@ -39,9 +63,6 @@ pub struct MachineIo {
     /// Is told that the guest has panicked and goes on with a crash kernel of its own. Runs on a
     /// vCPU thread; must not block.
     pub crash_loaded: Box<dyn Fn() + Send + Sync>,
-    /// Is told how guest memory is taken from the host, at the start and after resets. Runs on the
-    /// thread that builds and resets.
-    pub ram_watch: RamWatch,
 }
 
 impl fmt::Debug for MachineIo {
@@ -94,7 +115,7 @@ pub enum BuildError {
 }
 
 impl BuildError {
-    /// Whether nothing failed, but [`MachineIo::ram_watch`] broke off.
+    /// Whether nothing failed, but [`Observers::ram`] broke off.
     #[must_use]
     pub fn is_interruption(&self) -> bool {
         matches!(self, Self::Memory(MemoryError::Ram(RamError::Interrupted)))
@@ -111,56 +132,154 @@ pub(crate) fn resource(what: &'static str) -> impl Fn(io::Error) -> BuildError {
 
 /// Builds a machine. It is in [`RunState::Prelaunch`]: nothing of the guest runs yet.
 ///
+/// KVM takes about as long for its part as the rest takes, `io` among it, or a kernel longer: the rest
+/// has a thread of its own.
+///
 /// # Errors
-/// The first step that failed, with its reason.
-pub fn build(config: &MachineConfig, mut io: MachineIo) -> Result<Machine, BuildError> {
-    let host = Host::open()?;
-    host.check_cpus(config.cpus)?;
-    let cpuid = cpuid::supported(&host.kvm).map_err(kvm("say what CPUs it supports"))?;
-    let mut files = BootFiles::open(config)?;
-    let mut ram_watch =
-        std::mem::replace(&mut io.ram_watch, Box::new(|_| ControlFlow::Continue(())));
-    let bits = cpuid::address_bits(&cpuid);
-    let ram = memory::map(config.memory, config.ram, bits, &mut ram_watch)?;
-    let memory = ram.memory();
-    let planned = files.plan(memory)?;
-    let boot = files.load(&planned, memory)?;
-    log::info!("Kernel: {boot}");
-
-    let events = Arc::new(GuestEvents::new().map_err(resource("an event"))?);
-    let (devices, subscribers) = DeviceSet::new(config, &ram, io, &events)?;
-    let platform = Platform {
-        cpus: config.cpus,
-        serial: devices.serial.is_some(),
-        virtio_devices: devices.virtio_count(),
+/// Those of `io`, or the first step that failed, with its reason.
+pub fn build<E: From<BuildError> + Send>(
+    config: &MachineConfig,
+    mut observers: Observers,
+    io: impl FnOnce() -> Result<MachineIo, E> + Send,
+) -> Result<Machine, E> {
+    let host = Host::open().map_err(BuildError::from)?;
+    host.check_cpus(config.cpus).map_err(BuildError::from)?;
+    let mut files = BootFiles::open(config).map_err(BuildError::from)?;
+    let timer = observers.boot_timer.clone();
+    let done = |phase| {
+        if let Some(timer) = &timer {
+            timer.mark(phase);
+        }
     };
-    boot.write_information(platform, memory)?;
-
-    let (vm, vcpus) = board::assemble(&host, &cpuid, config.cpus, memory, &devices, boot.kernel())?;
-    let device_thread = DeviceThread::spawn(subscribers).map_err(resource("the device thread"))?;
-    let vcpus = (0..)
-        .zip(vcpus)
-        .map(|(index, vcpu)| {
-            VcpuThread::spawn(index, vcpu, devices.buses.clone(), events.clone())
-                .map_err(resource("a vCPU thread"))
-        })
-        .collect::<Result<_, _>>()?;
+    let (ram_sender, ram) = sync_channel(1);
+    let has_failed = AtomicBool::new(false);
+    let (inside, on_kvm) = thread::scope(|scope| {
+        let (files, timer, has_failed, done) = (&mut files, timer.as_ref(), &has_failed, &done);
+        let make_inside = move || {
+            let made = io().and_then(|io| match ram.recv() {
+                Ok(ram) => Ok(Some(Inside::make(config, io, timer, files, &ram)?)),
+                // Without memory there is no machine: that is the error.
+                Err(_) => Ok(None),
+            });
+            has_failed.store(made.is_err(), Ordering::Relaxed);
+            done(Phase::Loaded);
+            made
+        };
+        let builder = thread::Builder::new().name("loader".to_owned());
+        let inside = builder.spawn_scoped(scope, make_inside);
+        let inside = inside.map_err(resource("a thread that loads the kernel"))?;
+        let mut watch = |progress| match has_failed.load(Ordering::Relaxed) {
+            true => ControlFlow::Break(()),
+            false => (observers.ram)(progress),
+        };
+        let tell = move |ram| {
+            // A loader that has ended has failed, and needs none.
+            let _ = ram_sender.send(ram);
+        };
+        let on_kvm = OnKvm::make(&host, config, &mut watch, tell);
+        done(Phase::Built);
+        let inside = inside.join().unwrap_or_else(|panic| resume_unwind(panic));
+        Ok::<_, BuildError>((inside, on_kvm))
+    })?;
+    // What is wrong with files and sockets first: it may be why the rest was given up.
+    let inside = inside?;
+    let OnKvm { ram, cpuid, board } = on_kvm?;
+    let inside = inside.ok_or_else(|| resource("guest memory")(io::ErrorKind::Other.into()))?;
+    log::info!("Kernel: {}", inside.boot);
+    let kernel = inside.boot.kernel();
+    let vm = board.start(kernel, ram.memory(), &inside.devices, &inside.vcpus)?;
     Ok(Machine {
         state: RunState::Prelaunch,
-        vcpus,
-        _device_thread: device_thread,
-        events,
-        devices,
+        vcpus: inside.vcpus,
+        device_thread: inside.device_thread,
+        events: inside.events,
+        devices: inside.devices,
         files,
-        platform,
+        boot_timer: timer,
+        platform: inside.platform,
         memory: config.memory,
         clock: None,
         vm: Some(vm),
         ram,
-        ram_watch,
+        ram_watch: observers.ram,
         cpuid,
         host,
     })
+}
+
+/// What of a machine belongs to KVM, and its memory.
+struct OnKvm {
+    ram: GuestRam,
+    cpuid: CpuId,
+    board: Board,
+}
+
+impl OnKvm {
+    /// Takes the memory, of which `told` is told as soon as it is there, and makes the rest.
+    fn make(
+        host: &Host,
+        config: &MachineConfig,
+        watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
+        told: impl FnOnce(GuestRam),
+    ) -> Result<Self, BuildError> {
+        // KVM has the last word on this, which takes time.
+        memory::check_reach(config.memory, cpuid::host_address_bits())?;
+        let ram = memory::map(config.memory, config.ram, watch)?;
+        told(ram.clone());
+        let cpuid = cpuid::supported(&host.kvm).map_err(kvm("say what CPUs it supports"))?;
+        memory::check_reach(config.memory, cpuid::address_bits(&cpuid))?;
+        let board = board::assemble(host, &cpuid, config.cpus, ram.memory())?;
+        Ok(Self { ram, cpuid, board })
+    }
+}
+
+/// What of a machine KVM does not know.
+struct Inside {
+    events: Arc<GuestEvents>,
+    devices: DeviceSet,
+    device_thread: DeviceThread,
+    /// They have no vCPUs yet.
+    vcpus: Vec<VcpuThread>,
+    platform: Platform,
+    boot: Loaded,
+}
+
+impl Inside {
+    /// Makes devices and threads, and loads the kernel.
+    fn make(
+        config: &MachineConfig,
+        io: MachineIo,
+        timer: Option<&Arc<BootTimer>>,
+        files: &mut BootFiles,
+        ram: &GuestRam,
+    ) -> Result<Self, BuildError> {
+        let memory = ram.memory();
+        let planned = files.plan(memory)?;
+        let events = Arc::new(GuestEvents::new().map_err(resource("an event"))?);
+        let (devices, subscribers) = DeviceSet::new(config, ram, io, timer, &events)?;
+        let device_thread = DeviceThread::new(subscribers);
+        let device_thread = device_thread.map_err(resource("the device thread"))?;
+        let spawn = |index| {
+            let thread = VcpuThread::spawn(index, devices.buses.clone(), events.clone());
+            thread.map_err(resource("a vCPU thread"))
+        };
+        let vcpus = (0..config.cpus).map(spawn).collect::<Result<_, _>>()?;
+        let platform = Platform {
+            cpus: config.cpus,
+            serial: devices.serial.is_some(),
+            virtio_devices: devices.virtio_count(),
+        };
+        let boot = files.load(&planned, memory)?;
+        boot.write_information(platform, memory)?;
+        Ok(Self {
+            events,
+            devices,
+            device_thread,
+            vcpus,
+            platform,
+            boot,
+        })
+    }
 }
 
 /// Checks all of `config` that can be checked without KVM: that the files are kernel and initrd,
@@ -176,7 +295,8 @@ pub fn check(config: &MachineConfig) -> Result<(), BuildError> {
         ..config.ram
     };
     let mut watch = |_| ControlFlow::Continue(());
-    let ram = memory::map(config.memory, ram, memory::MAX_ADDRESS_BITS, &mut watch)?;
+    memory::check_reach(config.memory, cpuid::host_address_bits())?;
+    let ram = memory::map(config.memory, ram, &mut watch)?;
     let planned = files.plan(ram.memory())?;
     files.load(&planned, ram.memory())?;
     Ok(())

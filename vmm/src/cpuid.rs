@@ -2,6 +2,8 @@
 //!
 //! Intel SDM volume 2A, CPUID; AMD APM volume 3, appendix E.
 
+use std::arch::x86_64::__cpuid;
+
 use kvm_bindings::{
     CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
 };
@@ -31,6 +33,9 @@ const CACHE_CORES_MAX: u32 = 0x3f;
 /// The level of the cache that all cores share.
 const LAST_LEVEL: u32 = 3;
 
+/// The highest extended leaf, and the sizes of addresses.
+const EXTENDED_LEAVES: u32 = 0x8000_0000;
+const ADDRESS_SIZES: u32 = 0x8000_0008;
 /// Physical address bits where the CPU does not say: PAE's.
 const DEFAULT_ADDRESS_BITS: u8 = 36;
 
@@ -39,12 +44,20 @@ pub(crate) fn supported(kvm: &Kvm) -> Result<CpuId, kvm_ioctls::Error> {
     kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
 }
 
+/// Bits of a physical address of the host. Those of a guest are not more.
+pub(crate) fn host_address_bits() -> u8 {
+    let highest = __cpuid(EXTENDED_LEAVES).eax;
+    let has_sizes = highest >= ADDRESS_SIZES;
+    let sizes = has_sizes.then(|| __cpuid(ADDRESS_SIZES).eax);
+    sizes.map_or(DEFAULT_ADDRESS_BITS, |eax| eax.to_le_bytes()[0])
+}
+
 /// Bits of a guest-physical address.
 pub(crate) fn address_bits(cpuid: &CpuId) -> u8 {
     let leaf = cpuid
         .as_slice()
         .iter()
-        .find(|entry| entry.function == 0x8000_0008);
+        .find(|entry| entry.function == ADDRESS_SIZES);
     leaf.map_or(DEFAULT_ADDRESS_BITS, |entry| entry.eax.to_le_bytes()[0])
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use aerostat_devices::GuestRam;
 use aerostat_devices::balloon::{Balloon, BalloonEvents, BalloonOptions, BalloonSink};
+use aerostat_devices::boot_timer::BootTimerPort;
 use aerostat_devices::debug_exit::DebugExit;
 use aerostat_devices::ioapic::IoApic;
 use aerostat_devices::power::{AcpiPower, KeyboardReset, PowerButton, PowerRequest, PowerSink};
@@ -14,6 +15,7 @@ use aerostat_devices::virtio::MmioInterrupt;
 use aerostat_devices::virtio::mmio::{self, MmioTransport, QUEUE_NOTIFY_OFFSET};
 use kvm_ioctls::VmFd;
 
+use crate::boot_timer::{BootTimer, TimedOutput};
 use crate::builder::{BuildError, MachineIo, resource};
 use crate::config::MachineConfig;
 use crate::device_thread::Subscriber;
@@ -55,6 +57,7 @@ impl DeviceSet {
         config: &MachineConfig,
         ram: &GuestRam,
         io: MachineIo,
+        timer: Option<&Arc<BootTimer>>,
         events: &Arc<GuestEvents>,
     ) -> Result<(Self, Vec<Subscriber>), BuildError> {
         let mut maker = Maker::new()?;
@@ -67,8 +70,12 @@ impl DeviceSet {
         let power_button = PowerButton::new(maker.ioapic.line(layout::POWER_BUTTON_GSI));
         let serial = io
             .serial
+            .map(|output| timed(output, timer))
             .map(|output| maker.add_serial(output))
             .transpose()?;
+        if let Some(timer) = timer {
+            maker.add_boot_timer(timer.clone())?;
+        }
         let balloon = config
             .balloon
             .map(|options| maker.add_balloon(options, ram, io.balloon))
@@ -109,6 +116,14 @@ impl DeviceSet {
             serial.reset();
         }
         self.ioapic.reset();
+    }
+}
+
+/// The same output, whose first byte `timer` notices, if there is one.
+fn timed(output: SerialOutput, timer: Option<&Arc<BootTimer>>) -> SerialOutput {
+    match timer.cloned() {
+        Some(timer) => Box::new(TimedOutput { output, timer }),
+        None => output,
     }
 }
 
@@ -183,6 +198,17 @@ impl Maker {
         ports.insert(
             layout::DEBUG_EXIT_PORT.into(),
             DebugExit::LENGTH,
+            Arc::new(port),
+        )?;
+        Ok(())
+    }
+
+    fn add_boot_timer(&mut self, timer: Arc<BootTimer>) -> Result<(), BuildError> {
+        let port = BootTimerPort::new(Box::new(move |code| timer.report(code)));
+        let ports = &mut self.buses.ports;
+        ports.insert(
+            layout::BOOT_TIMER_PORT.into(),
+            BootTimerPort::LENGTH,
             Arc::new(port),
         )?;
         Ok(())

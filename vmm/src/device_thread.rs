@@ -1,5 +1,6 @@
 //! The device thread: an event loop that serves virtio queues.
 
+use std::fmt;
 use std::io;
 use std::thread::{self, JoinHandle};
 
@@ -22,16 +23,28 @@ impl MutEventSubscriber for Stop {
     }
 }
 
-/// The running thread; it ends when this is dropped.
-#[derive(Debug)]
+/// The thread; it ends when this is dropped.
 pub(crate) struct DeviceThread {
     stop: EventFd,
+    /// What the thread does, until it starts.
+    work: Option<Box<dyn FnOnce() + Send>>,
     thread: Option<JoinHandle<()>>,
 }
 
+impl fmt::Debug for DeviceThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DeviceThread")
+            .field("thread", &self.thread)
+            .finish_non_exhaustive()
+    }
+}
+
 impl DeviceThread {
-    /// Starts a loop that serves `subscribers`.
-    pub(crate) fn spawn(subscribers: Vec<Subscriber>) -> io::Result<Self> {
+    /// A loop that will serve `subscribers`. What they are told before it starts waits for it.
+    ///
+    /// # Errors
+    /// When the process may have no further file descriptor.
+    pub(crate) fn new(subscribers: Vec<Subscriber>) -> io::Result<Self> {
         let stop = EventFd::new(EFD_NONBLOCK)?;
         let stopped = stop.try_clone()?;
         let mut manager = EventManager::<Subscriber>::new().map_err(io::Error::other)?;
@@ -39,7 +52,7 @@ impl DeviceThread {
         for subscriber in subscribers {
             manager.add_subscriber(subscriber);
         }
-        let run = move || {
+        let work = move || {
             while stopped.read().is_err() {
                 if let Err(error) = manager.run() {
                     log::error!("The device thread's event loop fails: {error}");
@@ -47,13 +60,23 @@ impl DeviceThread {
                 }
             }
         };
-        let thread = thread::Builder::new()
-            .name("device".to_owned())
-            .spawn(run)?;
         Ok(Self {
             stop,
-            thread: Some(thread),
+            work: Some(Box::new(work)),
+            thread: None,
         })
+    }
+
+    /// Starts the loop, if it has not started yet.
+    ///
+    /// # Errors
+    /// When no thread can be had; it cannot start any more then.
+    pub(crate) fn start(&mut self) -> io::Result<()> {
+        if let Some(work) = self.work.take() {
+            let builder = thread::Builder::new().name("device".to_owned());
+            self.thread = Some(builder.spawn(work)?);
+        }
+        Ok(())
     }
 }
 

@@ -72,5 +72,7 @@ pub const KEYBOARD_PORT: u16 = 0x60;
 pub const ACPI_PORT: u16 = 0x600;
 /// The panic port, where QEMU has it.
 pub const PANIC_PORT: u16 = 0x505;
+/// The boot timer's port.
+pub const BOOT_TIMER_PORT: u16 = 0xf8;
 /// The debug exit port, where those who use QEMU's put it.
 pub const DEBUG_EXIT_PORT: u16 = 0xf4;

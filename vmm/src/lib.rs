@@ -15,6 +15,7 @@ mod acpi;
 mod board;
 mod boot;
 mod boot_params;
+mod boot_timer;
 mod cpuid;
 mod device_set;
 mod device_thread;
@@ -30,7 +31,8 @@ mod vcpu_thread;
 
 pub use acpi::AcpiError;
 pub use boot::BootError;
-pub use builder::{BuildError, MachineIo, RamWatch, build, check};
+pub use boot_timer::BootTimer;
+pub use builder::{BuildError, MachineIo, Observers, RamWatch, build, check};
 pub use config::{BootMethod, MachineConfig};
 pub use guest_events::{GuestEvent, GuestEvents};
 pub use host::HostError;

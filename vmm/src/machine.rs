@@ -3,6 +3,7 @@
 //! Everything here is called from the control thread.
 
 use std::fmt;
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -16,6 +17,7 @@ use kvm_ioctls::VmFd;
 use crate::acpi::Platform;
 use crate::board;
 use crate::boot::BootFiles;
+use crate::boot_timer::{BootTimer, Phase};
 use crate::builder::{BuildError, RamWatch};
 use crate::device_set::DeviceSet;
 use crate::device_thread::DeviceThread;
@@ -36,6 +38,9 @@ pub enum StateError {
     /// A vCPU hangs.
     #[error(transparent)]
     Stuck(#[from] StuckVcpu),
+    /// The thread that serves the devices cannot be had.
+    #[error("Cannot make the device thread")]
+    DeviceThread(#[source] io::Error),
 }
 
 /// A machine cannot be reset; it must not run again.
@@ -56,10 +61,11 @@ pub enum ResetError {
 pub struct Machine {
     pub(crate) state: RunState,
     pub(crate) vcpus: Vec<VcpuThread>,
-    pub(crate) _device_thread: DeviceThread,
+    pub(crate) device_thread: DeviceThread,
     pub(crate) events: Arc<GuestEvents>,
     pub(crate) devices: DeviceSet,
     pub(crate) files: BootFiles,
+    pub(crate) boot_timer: Option<Arc<BootTimer>>,
     pub(crate) platform: Platform,
     pub(crate) memory: MemorySize,
     /// The guest's clock while it does not run.
@@ -167,7 +173,7 @@ impl Machine {
     /// Lets the guest run; whether it did not before.
     ///
     /// # Errors
-    /// When the guest has ended.
+    /// When the guest has ended, or, the first time, no thread can be had for its devices.
     pub fn resume(&mut self) -> Result<bool, StateError> {
         let before = self.state;
         self.state = before.after(Change::Cont)?;
@@ -181,7 +187,16 @@ impl Machine {
         if let Some(balloon) = self.balloon() {
             balloon.resume();
         }
+        if let Some(timer) = &self.boot_timer {
+            timer.mark(Phase::Entered);
+        }
         self.vcpus.iter().for_each(VcpuThread::run);
+        // What the guest wants of its devices can wait; the guest need not.
+        if let Err(error) = self.device_thread.start() {
+            self.park()?;
+            self.state = RunState::InternalError;
+            return Err(StateError::DeviceThread(error));
+        }
         Ok(true)
     }
 
@@ -267,18 +282,9 @@ impl Machine {
         boot.write_information(self.platform, memory)?;
         // Before interrupt lines are connected to another one.
         self.vm = None;
-        let (vm, vcpus) = board::assemble(
-            &self.host,
-            &self.cpuid,
-            self.platform.cpus,
-            memory,
-            &self.devices,
-            boot.kernel(),
-        )?;
-        for (thread, vcpu) in self.vcpus.iter().zip(vcpus) {
-            thread.install(vcpu);
-        }
-        self.vm = Some(vm);
+        let cpus = self.platform.cpus;
+        let board = board::assemble(&self.host, &self.cpuid, cpus, memory)?;
+        self.vm = Some(board.start(boot.kernel(), memory, &self.devices, &self.vcpus)?);
         self.events.rearm();
         Ok(())
     }

@@ -27,9 +27,6 @@ pub enum MemoryError {
     },
 }
 
-/// Physical address bits of the CPUs that have most.
-pub(crate) const MAX_ADDRESS_BITS: u8 = 52;
-
 /// A range of RAM: where it starts and how many bytes it has.
 pub(crate) type Range = (GuestAddress, u64);
 
@@ -48,13 +45,20 @@ pub(crate) fn ranges(size: MemorySize) -> Vec<Range> {
 /// is touched; where they do, `watch` is told how much was taken, and can break that off.
 ///
 /// # Errors
-/// When the host does not give so much, or a guest CPU with `address_bits` not address it.
+/// When the host does not give so much.
 pub(crate) fn map(
     size: MemorySize,
     options: RamOptions,
-    address_bits: u8,
     watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<GuestRam, MemoryError> {
+    Ok(GuestRam::map(&ranges(size), options, watch)?)
+}
+
+/// Checks that a guest CPU with `address_bits` can address RAM of `size`.
+///
+/// # Errors
+/// When it cannot.
+pub(crate) fn check_reach(size: MemorySize, address_bits: u8) -> Result<(), MemoryError> {
     let ranges = ranges(size);
     let end = ranges
         .last()
@@ -66,7 +70,7 @@ pub(crate) fn map(
             bits: address_bits,
         });
     }
-    Ok(GuestRam::map(&ranges, options, watch)?)
+    Ok(())
 }
 
 /// The memory map for the guest (E820 types): usable RAM and the BIOS area.
@@ -116,10 +120,10 @@ pub(crate) enum E820Kind {
 mod tests {
     use super::*;
 
-    fn map_plain(size: &str, address_bits: u8) -> Result<GuestRam, MemoryError> {
+    fn map_plain(size: &str) -> Result<GuestRam, MemoryError> {
         let mut watch = |_| ControlFlow::Continue(());
         let options = RamOptions::default();
-        map(size.parse().unwrap(), options, address_bits, &mut watch)
+        map(size.parse().unwrap(), options, &mut watch)
     }
 
     fn ranges_of(size: &str) -> Vec<(u64, u64)> {
@@ -143,15 +147,17 @@ mod tests {
 
     #[test]
     fn memory_beyond_the_address_bits_is_refused() {
+        let check = |size: &str, bits| check_reach(size.parse().unwrap(), bits);
         assert!(matches!(
-            map_plain("64G", 36),
+            check("64G", 36),
             Err(MemoryError::Unreachable { bits: 36, .. })
         ));
+        assert!(check("62G", 36).is_ok());
     }
 
     #[test]
     fn memory_map_has_all_ram_but_the_bios_area() {
-        let memory = map_plain("3584M", 46).unwrap();
+        let memory = map_plain("3584M").unwrap();
         let ram: u64 = e820(memory.memory())
             .iter()
             .filter(|entry| entry.kind == E820Kind::Ram)

@@ -10,8 +10,7 @@
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -45,7 +44,7 @@ struct State {
     request: Request,
     parked: bool,
     /// The byte in the shared page of the vCPU that the thread has, or will have next; `None`
-    /// once it has ended.
+    /// before it has one, and once it has ended.
     immediate_exit: Option<ImmediateExit>,
     /// A vCPU in place of the one that the thread has.
     next: Option<VcpuFd>,
@@ -54,6 +53,8 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     changed: Condvar,
+    /// The host's id of the thread, once it runs.
+    id: OnceLock<u32>,
     /// Whether the request is [`Request::Run`]: looked at before each entry into the guest, without
     /// a lock that a thread which has lost its CPU could hold.
     may_run: AtomicBool,
@@ -87,8 +88,6 @@ impl ImmediateExit {
 /// A vCPU thread.
 pub(crate) struct VcpuThread {
     index: u8,
-    /// The host's id of the thread.
-    id: u32,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
 }
@@ -102,10 +101,9 @@ impl std::fmt::Debug for VcpuThread {
 }
 
 impl VcpuThread {
-    /// Starts the thread; the vCPU waits for [`Self::run`].
+    /// Starts the thread, which waits for [`Self::install`] and [`Self::run`].
     pub(crate) fn spawn(
         index: u8,
-        mut vcpu: VcpuFd,
         buses: Arc<Buses>,
         events: Arc<GuestEvents>,
     ) -> io::Result<Self> {
@@ -114,24 +112,23 @@ impl VcpuThread {
             state: Mutex::new(State {
                 request: Request::Pause,
                 parked: false,
-                immediate_exit: Some(ImmediateExit::of(&mut vcpu)),
+                immediate_exit: None,
                 next: None,
             }),
             changed: Condvar::new(),
+            id: OnceLock::new(),
             may_run: AtomicBool::new(false),
         });
         let own = shared.clone();
-        let (id_sender, id) = sync_channel(1);
         let thread = thread::Builder::new()
             .name(format!("vcpu{index}"))
             .spawn(move || {
-                let _ = id_sender.send(rustix::thread::gettid());
-                run(index, vcpu, &own, &buses, &events);
+                let id = rustix::thread::gettid().as_raw_nonzero().get();
+                let _ = own.id.set(id.cast_unsigned());
+                run(index, &own, &buses, &events);
             })?;
-        let id = id.recv().map_err(io::Error::other)?;
         Ok(Self {
             index,
-            id: id.as_raw_nonzero().get().cast_unsigned(),
             shared,
             thread: Some(thread),
         })
@@ -139,10 +136,10 @@ impl VcpuThread {
 
     /// The host's id of the thread.
     pub(crate) fn id(&self) -> u32 {
-        self.id
+        *self.shared.id.wait()
     }
 
-    /// Gives the thread another vCPU, in place of the one that it has. It must be parked.
+    /// Gives the thread a vCPU, in place of the one that it may have. It must be parked then.
     pub(crate) fn install(&self, mut vcpu: VcpuFd) {
         let mut state = self.shared.lock();
         let immediate_exit = ImmediateExit::of(&mut vcpu);
@@ -220,7 +217,10 @@ impl Drop for Withdraw<'_> {
     }
 }
 
-fn run(index: u8, mut vcpu: VcpuFd, shared: &Shared, buses: &Buses, events: &GuestEvents) {
+fn run(index: u8, shared: &Shared, buses: &Buses, events: &GuestEvents) {
+    let Some(mut vcpu) = wait_for_vcpu(shared) else {
+        return;
+    };
     // Dropped before `vcpu`, also when something panics.
     let _withdraw = Withdraw(shared);
     loop {
@@ -244,6 +244,13 @@ fn run(index: u8, mut vcpu: VcpuFd, shared: &Shared, buses: &Buses, events: &Gue
             }
         }
     }
+}
+
+/// The first vCPU; `None` when the thread is to end before there is one.
+fn wait_for_vcpu(shared: &Shared) -> Option<VcpuFd> {
+    let must_wait = |state: &mut State| state.next.is_none() && state.request != Request::End;
+    let state = shared.changed.wait_while(shared.lock(), must_wait);
+    state.unwrap_or_else(PoisonError::into_inner).next.take()
 }
 
 /// What a vCPU thread does next.

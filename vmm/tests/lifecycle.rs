@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use aerostat_devices::RamOptions;
 use aerostat_devices::balloon::BalloonOptions;
 use aerostat_tiny_guest::{OTHERS_COUNTER, Script, script_elf};
-use aerostat_vmm::{BootMethod, GuestEvent, Machine, MachineConfig, MachineIo, RunState, build};
+use aerostat_vmm::{
+    BootMethod, BuildError, GuestEvent, Machine, MachineConfig, MachineIo, Observers, RunState,
+    build,
+};
 use tempfile::TempDir;
 
 /// Longer than anything here takes, even where the guest is emulated and the host is busy.
@@ -64,16 +67,18 @@ fn guest_with_cpus(script: Script, cpus: u8) -> Guest {
     };
     let (sender, output) = channel();
     let serial = Some(Box::new(Output(sender)) as _);
-    let machine = build(
-        &config,
-        MachineIo {
+    let observers = Observers {
+        ram: Box::new(|_| ControlFlow::Continue(())),
+        boot_timer: None,
+    };
+    let io = || {
+        Ok::<_, BuildError>(MachineIo {
             serial,
             balloon: Box::new(|_| {}),
             crash_loaded: Box::new(|| {}),
-            ram_watch: Box::new(|_| ControlFlow::Continue(())),
-        },
-    )
-    .unwrap();
+        })
+    };
+    let machine = build(&config, observers, io).unwrap();
     Guest {
         machine,
         output,

@@ -53,14 +53,17 @@ impl LinuxFiles {
     }
 }
 
-/// The guest's initial file system: busybox, modules for its devices, what a test in it ends its
-/// machine with, and an init.
+/// The guest's initial file system: busybox, modules for its devices, what it tells its
+/// machine with that a test has ended or how far its boot has come, an init, and another one that says
+/// where the kernel is.
 fn guest_archive(workspace: &Workspace, kernel: &Kernel) -> Result<Vec<u8>> {
     let mut archive = base(workspace, "guest-init")?;
     archive.directory("etc/acpi");
     archive.directory("etc/acpi/PWRF");
     archive.program("etc/acpi/PWRF/00000080", POWER_BUTTON_SCRIPT);
     archive.program("bin/debug-exit", &aerostat_tiny_guest::debug_exit_program());
+    archive.program("bin/boot-timer", &aerostat_tiny_guest::boot_timer_program());
+    archive.program("place-init", &resource(workspace, "place-init")?);
     add_modules(&mut archive, kernel, GUEST_MODULES)?;
     Ok(archive.finish())
 }
@@ -102,9 +105,13 @@ fn base(workspace: &Workspace, init: &str) -> Result<Archive> {
         .ok_or_else(|| Error::Check("There is no busybox on the search path".to_owned()))?;
     archive.program("bin/busybox", &fs::read(&busybox).file("read", &busybox)?);
     archive.link("bin/sh", "busybox");
-    let init = workspace.root.join("resources/linux").join(init);
-    archive.program("init", &fs::read(&init).file("read", &init)?);
+    archive.program("init", &resource(workspace, init)?);
     Ok(archive)
+}
+
+fn resource(workspace: &Workspace, name: &str) -> Result<Vec<u8>> {
+    let path = workspace.root.join("resources/linux").join(name);
+    fs::read(&path).file("read", &path)
 }
 
 fn add_modules(archive: &mut Archive, kernel: &Kernel, names: &[&str]) -> Result<()> {

@@ -109,13 +109,16 @@ impl RamOptions {
 
     /// The setting of the host that makes `thp: Some(true)` a wish without effect.
     pub(super) fn thwarting_setting(self) -> Option<&'static str> {
+        if self.thp != Some(true) {
+            return None;
+        }
         let path = match self.backing {
             Backing::Anonymous => THP_SETTING,
             Backing::Memfd => THP_SHARED_SETTING,
             Backing::HugeTlb(_) => return None,
         };
         let is_off = ["never", "deny"].contains(&setting(path).as_str());
-        (self.thp == Some(true) && is_off).then_some(path)
+        is_off.then_some(path)
     }
 }
 

@@ -21,7 +21,7 @@ pub const LOAD_ADDRESS: u64 = 0x10_0000;
 
 std::arch::global_asm!(include_str!("guest.S"));
 std::arch::global_asm!(include_str!("pvh.S"));
-std::arch::global_asm!(include_str!("debug_exit.S"));
+std::arch::global_asm!(include_str!("programs.S"));
 
 /// The guest that runs a [`Script`]: an ELF kernel with a 64-bit entry and no PVH note.
 #[must_use]
@@ -67,10 +67,27 @@ pub fn debug_exit_program() -> Vec<u8> {
         static aerostat_debug_exit_start: u8;
         static aerostat_debug_exit_end: u8;
     }
-    // SAFETY: both symbols delimit one object that `debug_exit.S` places in read-only data.
+    // SAFETY: both symbols delimit one object that `programs.S` places in read-only data.
     let code = unsafe {
         let start = &raw const aerostat_debug_exit_start;
         let end = &raw const aerostat_debug_exit_end;
+        std::slice::from_raw_parts(start, end.offset_from_unsigned(start))
+    };
+    elf::program(code)
+}
+
+/// A static Linux program, `boot-timer VALUE`, by which a guest tells the boot timer how far its boot
+/// has come.
+#[must_use]
+pub fn boot_timer_program() -> Vec<u8> {
+    unsafe extern "C" {
+        static aerostat_boot_timer_start: u8;
+        static aerostat_boot_timer_end: u8;
+    }
+    // SAFETY: both symbols delimit one object that `programs.S` places in read-only data.
+    let code = unsafe {
+        let start = &raw const aerostat_boot_timer_start;
+        let end = &raw const aerostat_boot_timer_end;
         std::slice::from_raw_parts(start, end.offset_from_unsigned(start))
     };
     elf::program(code)

@@ -39,6 +39,7 @@ on-error = \"exit\"
 
 # Testing kernels
 debug-exit = false
+boot-timer = false
 
 # Console and log
 serial = \"stdio\"

@@ -22,7 +22,7 @@ const fn sample(
     }
 }
 
-pub const SAMPLES: [Sample; 23] = [
+pub const SAMPLES: [Sample; 24] = [
     sample(
         "kernel",
         &["--kernel", "/a"],
@@ -132,6 +132,12 @@ pub const SAMPLES: [Sample; 23] = [
         &["--debug-exit"],
         "debug-exit = true",
         &["--debug-exit=off"],
+    ),
+    sample(
+        "boot-timer",
+        &["--boot-timer"],
+        "boot-timer = true",
+        &["--boot-timer=off"],
     ),
     sample(
         "serial",

@@ -1,5 +1,8 @@
 //! Kernels in place, moved, and of forms that no kernel has.
 
+use proptest::collection::vec;
+use proptest::prelude::*;
+
 use super::super::tests::sample::{self, MEMORY_BYTES, START, put, vmlinux};
 use super::*;
 
@@ -160,4 +163,47 @@ fn segment_larger_than_memory_is_refused() {
     let mut file = with_header(3, 40, u64::MAX);
     let kernel = Vmlinux::parse(&file, START).unwrap();
     assert!(kernel.place(&mut file, AT).is_err());
+}
+
+/// Where in the file something is said of the rest: in the headers, counted from its start, or in the
+/// relocation table, counted from its end.
+fn statement() -> impl Strategy<Value = usize> {
+    let file = vmlinux().len();
+    prop_oneof![0..64 + 4 * 56_usize, file - 32..file - 8]
+}
+
+/// Numbers that could be right, and such that cannot.
+fn number() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        any::<u64>(),
+        0..0x100_0000_u64,
+        START..START + 0x100_0000,
+        sample::KERNEL_MAP + START..=u64::MAX,
+        Just(u64::MAX),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn file_that_says_anything_of_itself_is_refused_or_stays_in_its_area(
+        statements in vec((statement(), number(), 1..=8_usize), 1..5),
+        offset in (0..512_u64).prop_map(|place| place << 21),
+    ) {
+        let mut file = vmlinux();
+        for (at, number, bytes) in statements {
+            put(&mut file, at, &number.to_le_bytes()[..bytes]);
+        }
+        if let Ok(kernel) = Vmlinux::parse(&file, START) {
+            prop_assert!(kernel.entry() < kernel.memory_bytes());
+            let mut area = file;
+            area.resize(12 << 20, 0);
+            if kernel.place(&mut area, AT).is_ok() {
+                let end = AT + usize::try_from(kernel.memory_bytes()).unwrap();
+                prop_assert!(end <= area.len());
+                // Whether everything to change is there does not matter.
+                let _ = kernel.relocate(&mut area[AT..end], offset);
+            }
+        }
+    }
 }
