@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::bench::balloon::linux;
+use crate::bench::boot;
 use crate::demo;
 use crate::error::{Error, FileContext, Result};
 use crate::job::{JOB_FILE, Job, MESSAGE_PORT, Message, TestProgram};
@@ -32,6 +33,9 @@ pub fn run() -> Result<()> {
         Job::Demo(files) => demo::drive(&files, &mut |event| line.send(&Message::Demo(event))),
         Job::Balloon(files) => linux::drive(&files, &mut |round| {
             line.send(&Message::Resized(round));
+        }),
+        Job::Boot(files) => boot::drive(&files, &mut |round| {
+            line.send(&Message::Booted(round));
         }),
         Job::Shell { hint } => {
             println!("{hint}");

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::bench::balloon::linux;
+use crate::bench::boot;
 use crate::report::Event;
 
 /// Where the job lies in the outer machine.
@@ -21,6 +22,8 @@ pub enum Job {
     Demo(DemoFiles),
     /// Measure the balloon with Linux guests.
     Balloon(linux::Files),
+    /// Measure boots.
+    Boot(boot::Files),
     /// Leave the machine to its user.
     Shell {
         /// What the user is told first.
@@ -65,6 +68,8 @@ pub enum Message {
     Demo(Event),
     /// A round of the balloon's measurement is over.
     Resized(linux::Round),
+    /// A boot was measured.
+    Booted(boot::Round),
     /// A test program ended.
     Tested {
         /// The test target's name.

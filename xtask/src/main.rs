@@ -1,4 +1,4 @@
-//! Developer commands: `cargo xtask demo`, `test`, `bench`, `licenses`.
+//! Developer commands: `cargo xtask demo`, `test`, `bench`, `dist`, `licenses`.
 //!
 //! Never part of the shipped binary.
 
@@ -46,8 +46,10 @@ enum Command {
         /// Only these test programs, without the other checks: `boot`, or `boot::part_of_a_name`
         names: Vec<String>,
     },
-    /// Measure start-up, footprint, QMP and the balloon beside QEMU
+    /// Measure start-up, footprint, QMP, the balloon and density beside QEMU
     Bench(bench::Options),
+    /// Build the program as users get it: statically linked
+    Dist,
     /// Write the licences of the shipped binaries' dependencies to THIRD-PARTY.md
     Licenses,
     /// What the outer machine of the nested set-up runs
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test { names } => check::run(&names),
         Command::Bench(options) => bench::run(&options),
+        Command::Dist => dist(),
         Command::Licenses => licenses::run(),
         Command::Inside => inside::run(),
         Command::Echo { socket } => bench::qmp::echo::serve(&socket),
@@ -81,6 +84,12 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn dist() -> error::Result<()> {
+    let program = workspace::Workspace::find()?.build_dist()?;
+    println!("{}", program.display());
+    Ok(())
 }
 
 /// An error with its causes, in one text.

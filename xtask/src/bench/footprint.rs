@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::error::{Error, FileContext, Result};
 use crate::process;
 
-use super::start::await_greeting;
+use super::running::Running;
 use super::table::Figure;
 use super::vmm::{MEMORY_MIB, Vmm};
 
@@ -46,14 +46,11 @@ fn one(vmm: &Vmm, kernel: &Path, directory: &Path) -> Result<[f64; NAMES.len()]>
     let binary = vmm.binary();
     let file = fs::File::open(binary).file("open", binary)?;
     file.sync_all().file("write out", binary)?;
-    let mut child = vmm.start(kernel, &directory.join("qmp"))?;
-    let outcome = await_greeting(vmm, &mut child).and_then(|()| {
-        thread::sleep(SETTLE);
-        of_process(child.id())
-    });
-    let _ = child.kill();
-    let _ = child.wait();
-    let [pss, private_dirty, threads, descriptors] = outcome?;
+    let mut running = vmm.start(kernel, &[directory.join("qmp")], directory)?;
+    running.await_greeting(false)?;
+    thread::sleep(SETTLE);
+    let [pss, private_dirty, threads, descriptors] = of_process(running.pid())?;
+    drop(running);
     let binary = stripped_kib(vmm.binary(), directory)?;
     Ok([pss, private_dirty, threads, descriptors, binary].map(count))
 }
@@ -61,14 +58,29 @@ fn one(vmm: &Vmm, kernel: &Path, directory: &Path) -> Result<[f64; NAMES.len()]>
 /// PSS and private dirty KiB besides guest RAM, threads, file descriptors.
 fn of_process(pid: u32) -> Result<[u64; 4]> {
     let directory = Path::new("/proc").join(pid.to_string());
-    let path = directory.join("smaps");
-    let text = fs::read_to_string(&path).file("read", &path)?;
-    let (pss, private_dirty) = besides_ram(&text, u64::from(MEMORY_MIB) << 10);
+    let (pss, private_dirty) = memory_of(pid)?;
     let entries = |name: &str| {
         let path = directory.join(name);
         Ok::<_, Error>(fs::read_dir(&path).file("read", &path)?.count() as u64)
     };
     Ok([pss, private_dirty, entries("task")?, entries("fd")?])
+}
+
+/// PSS and private dirty KiB of a process besides its guest's RAM.
+fn memory_of(pid: u32) -> Result<(u64, u64)> {
+    let path = Path::new("/proc").join(pid.to_string()).join("smaps");
+    let text = fs::read_to_string(&path).file("read", &path)?;
+    Ok(besides_ram(&text, u64::from(MEMORY_MIB) << 10))
+}
+
+/// PSS in KiB of a machine that has come to rest, besides its guest's RAM.
+///
+/// # Errors
+///
+/// When the process is gone.
+pub fn pss_at_rest(running: &Running) -> Result<f64> {
+    thread::sleep(SETTLE);
+    memory_of(running.pid()).map(|(pss, _)| count(pss))
 }
 
 /// Sums of `Pss` and `Private_Dirty` over all mappings in the text of `smaps` that are smaller than
@@ -101,7 +113,7 @@ fn stripped_kib(binary: &Path, directory: &Path) -> Result<u64> {
 }
 
 /// A count as the number that the table holds; far below the 2^53 to which it is exact.
-fn count(value: u64) -> f64 {
+pub fn count(value: u64) -> f64 {
     value as f64
 }
 

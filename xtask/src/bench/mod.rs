@@ -1,17 +1,27 @@
 //! `cargo xtask bench`: start-up, footprint, QMP and the balloon beside QEMU's microvm, how soon a
-//! guest stands still, and what a hostile one costs, on this machine's KVM.
+//! guest stands still, what a hostile one costs, and how many machines the host holds, on this machine's
+//! KVM. Start-up and density are also measured beside the least that KVM needs, and beside other machine
+//! monitors on the search path.
 //!
-//! Both run the same guest with the same memory, a balloon and a QMP socket. Rounds are taken
+//! The machines run the same guest with the same memory, a balloon and a QMP socket. Rounds are taken
 //! in turn, since this kind of figure drifts: compare within one run, and quote ratios.
 
 pub mod balloon;
+pub mod boot;
+mod density;
+mod floor;
 mod footprint;
 mod hostile;
+pub mod linux;
+mod program;
 pub mod qmp;
+mod running;
 mod start;
 mod statistics;
 mod stop;
 mod table;
+mod taken;
+mod threads;
 mod vmm;
 
 use std::path::PathBuf;
@@ -21,6 +31,7 @@ use crate::host::Host;
 use crate::process;
 use crate::workspace::Workspace;
 
+use program::{Guests, Program};
 use table::Figure;
 use vmm::Vmm;
 
@@ -28,6 +39,8 @@ use vmm::Vmm;
 const ROUNDS: u32 = 31;
 /// Rounds with Linux, which may run nested.
 const LINUX_ROUNDS: u32 = 3;
+/// Rounds of boots.
+const BOOT_ROUNDS: u32 = 5;
 /// Rounds of what takes some seconds for both machines.
 const TINY_ROUNDS: u32 = 7;
 /// Rounds of what takes a fraction of a second.
@@ -45,7 +58,7 @@ pub struct Options {
     #[arg(long, value_name = "PATH")]
     qemu: Option<PathBuf>,
     /// Rounds of each measurement, of which the median counts; 31 if not given, and of the balloon's,
-    /// which take longer, 15 of pages, 7 of the small guest and 3 of Linux
+    /// which take longer, 15 of pages, 7 of the small guest and 3 of Linux; 5 of boots
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     rounds: Option<u32>,
     /// Draw how the memory of a guest comes and goes, besides all else
@@ -56,7 +69,7 @@ pub struct Options {
 /// What is measured together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum Part {
-    /// From exec to the guest's first byte, and to the end
+    /// From exec to the guest's first byte, and to the end; CPU time for that; memory
     Start,
     /// Memory, threads and files of a machine at rest
     Footprint,
@@ -72,8 +85,12 @@ enum Part {
     BalloonTiny,
     /// The same with Linux, which takes minutes where it runs nested
     BalloonLinux,
+    /// From exec to the first line of a stock Linux's init, which takes minutes where it runs nested
+    Boot,
     /// `query-balloon` and the cost to the host while a guest attacks its balloon
     Hostile,
+    /// Machines in 4 GiB of the host's memory (6 GiB have to be available), and what they cost at rest
+    Density,
 }
 
 /// Measures and prints.
@@ -93,7 +110,7 @@ pub fn run(options: &Options) -> Result<()> {
         action: "create a temporary directory",
         source,
     })?;
-    let ours = Vmm::Aerostat(workspace.build_release()?);
+    let ours = Vmm::Aerostat(workspace.build_dist()?);
     let peer = peer.map(Vmm::Qemu);
     let mut vmms = vec![&ours];
     vmms.extend(&peer);
@@ -124,7 +141,7 @@ impl Options {
 
     /// Linux guests alone can run nested.
     fn needs_kvm(&self) -> bool {
-        let other = |part: &Part| *part != Part::BalloonLinux;
+        let other = |part: &Part| !matches!(part, Part::BalloonLinux | Part::Boot);
         self.plot.is_some() || self.parts.is_empty() || self.parts.iter().any(other)
     }
 }
@@ -150,18 +167,30 @@ impl Bench<'_> {
             let rounds = rounds(TINY_ROUNDS);
             figures.extend(balloon::tiny::measure(&self.vmms, &self.directory, rounds)?);
         }
+        let say = |text: &str| match options.json {
+            // There the figures are alone.
+            true => eprintln!("{text}"),
+            false => println!("{text}"),
+        };
+        if options.wants(Part::Boot) {
+            let rounds = rounds(BOOT_ROUNDS);
+            figures.extend(boot::measure(&self.workspace, &self.vmms, rounds, &say)?);
+        }
         if options.wants_of_balloon(Part::BalloonLinux) {
-            let say = |text: &str| match options.json {
-                // There the figures are alone.
-                true => eprintln!("{text}"),
-                false => println!("{text}"),
-            };
             let rounds = rounds(LINUX_ROUNDS);
             let linux = balloon::measure_linux(&self.workspace, &self.vmms, rounds, &say);
             figures.extend(linux?);
         }
         if let (true, Some(ours)) = (options.wants(Part::Hostile), self.vmms.first()) {
             figures.extend(hostile::measure(ours.binary(), &self.directory)?);
+        }
+        if options.wants(Part::Density) {
+            let guests = Guests::write(&self.directory)?;
+            figures.extend(density::measure(
+                &self.programs(),
+                &guests,
+                &self.directory,
+            )?);
         }
         if let (Some(path), Some(ours)) = (&options.plot, self.vmms.first()) {
             let trace = balloon::trace::take(ours, &self.directory)?;
@@ -170,7 +199,21 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Neither the balloon nor attacks.
+    /// What start-up and density are measured of: ours, the floor, QEMU, and others that there are. A
+    /// floor that cannot be built is left out as every peer is.
+    fn programs(&self) -> Vec<Program<'_>> {
+        let mut vmms = self.vmms.iter().copied().map(Program::Vmm);
+        let mut programs: Vec<_> = vmms.next().into_iter().collect();
+        match floor::build(&self.workspace) {
+            Ok(path) => programs.push(Program::Floor(path)),
+            Err(error) => taken::leave_out("floor", &error),
+        }
+        programs.extend(vmms);
+        programs.extend(Program::found_on_path());
+        programs
+    }
+
+    /// Neither the balloon nor attacks, nor many machines at once.
     fn measure_machine(
         &self,
         options: &Options,
@@ -178,25 +221,19 @@ impl Bench<'_> {
         figures: &mut Vec<Figure>,
     ) -> Result<()> {
         let (vmms, directory) = (&self.vmms, self.directory.as_path());
-        let write = |name: &str, contents: Vec<u8>| {
-            let path = directory.join(name);
-            std::fs::write(&path, contents)
-                .file("write", &path)
-                .map(|()| path)
-        };
-        let hello = write("hello", aerostat_tiny_guest::hello_elf())?;
-        let halt = write("halt", aerostat_tiny_guest::halt_elf())?;
+        let guests = Guests::write(directory)?;
         if options.wants(Part::Start) {
-            figures.extend(start::measure(vmms, &hello, directory, rounds)?);
+            let programs = self.programs();
+            figures.extend(start::measure(&programs, &guests, directory, rounds)?);
         }
         if options.wants(Part::Footprint) {
-            figures.extend(footprint::measure(vmms, &halt, directory)?);
+            figures.extend(footprint::measure(vmms, &guests.halt, directory)?);
         }
         if let (true, Some(ours)) = (options.wants(Part::Stop), vmms.first()) {
             figures.extend(stop::measure(ours.binary(), directory, rounds)?);
         }
         if options.wants(Part::Qmp) {
-            figures.extend(qmp::measure(vmms, &halt, directory, rounds)?);
+            figures.extend(qmp::measure(vmms, &guests.halt, directory, rounds)?);
             figures.extend(qmp::measure_parser(&self.workspace)?);
         }
         Ok(())

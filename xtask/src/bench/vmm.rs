@@ -1,11 +1,12 @@
 //! The command lines that are compared: equal memory, one CPU, a balloon, a QMP socket.
 
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::harness::tiny::DEVICE;
-use crate::process;
+
+use super::running::Running;
 
 /// Memory of the guests.
 pub const MEMORY_MIB: u32 = 256;
@@ -45,21 +46,19 @@ impl Vmm {
         (0..count).map(path).collect()
     }
 
-    /// Starts a machine whose serial port is the process's standard output.
+    /// Starts a machine whose serial port is the process's standard output, with QMP on each of
+    /// `sockets`; ours has but one. What it says on its standard error is kept in `directory`.
     ///
     /// # Errors
     ///
     /// When it cannot be started.
-    pub fn start(&self, kernel: &Path, socket: &Path) -> Result<Child> {
-        self.start_with(kernel, &[socket.to_owned()])
+    pub fn start(&self, kernel: &Path, sockets: &[PathBuf], directory: &Path) -> Result<Running> {
+        let mut command = self.command(kernel, sockets);
+        Running::spawn(self.name(), &mut command, &directory.join("errors"))
     }
 
-    /// As [`Self::start`], with QMP on each of `sockets`; ours has but one.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::start`].
-    pub fn start_with(&self, kernel: &Path, sockets: &[PathBuf]) -> Result<Child> {
+    /// The command line for such a machine.
+    pub fn command(&self, kernel: &Path, sockets: &[PathBuf]) -> Command {
         let mut command = Command::new(self.binary());
         match self {
             Self::Aerostat(_) => {
@@ -97,13 +96,6 @@ impl Vmm {
             self.add_socket(&mut command, socket);
         }
         command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        command.spawn().map_err(|source| Error::Start {
-            command: process::describe(&command),
-            source,
-        })
     }
 
     /// Adds the option for QMP on `socket`.

@@ -256,7 +256,7 @@ fn run_linux(
     }
     let kernel = Kernel::ensure(&workspace.linux()?)?;
     let guest = LinuxFiles::prepare(workspace, &kernel)?;
-    let binary = workspace.build_release()?;
+    let binary = workspace.build_dist()?;
     let (binary_there, directory_there) = match way {
         Way::Direct => (binary.to_string_lossy(), guest.directory.to_string_lossy()),
         Way::Nested => (OUTER_BINARY.into(), OUTER_LINUX.into()),

@@ -69,7 +69,7 @@ pub fn run(options: &Options) -> Result<()> {
     let guest = LinuxFiles::prepare(&workspace, &kernel)?;
     println!("Building the release binary");
     let files = DemoFiles {
-        binary: workspace.build_release()?,
+        binary: workspace.build_dist()?,
         kernel: options
             .kernel
             .clone()

@@ -4,13 +4,13 @@
 //! It runs on the machine that has the usable `/dev/kvm`: this one, or the outer machine.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::machine::{Guest, Machine, Resize};
 use super::tiny::{all_cpu, speed, vmm_cpu};
+use crate::bench::linux;
 use crate::bench::table::Figure;
 use crate::bench::vmm::Vmm;
 use crate::error::{Error, Result};
@@ -32,14 +32,8 @@ const ERROR_LINES: usize = 15;
 /// What runs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Files {
-    /// Our binary.
-    pub aerostat: PathBuf,
-    /// The peer.
-    pub qemu: Option<PathBuf>,
-    /// The guest's bzImage.
-    pub kernel: PathBuf,
-    /// The guest's initial file system.
-    pub initramfs: PathBuf,
+    /// Programs, kernel and initial file system.
+    pub linux: linux::Files,
     /// The guest's memory.
     pub mem_mib: u64,
     /// What the guest gives of it.
@@ -77,8 +71,8 @@ impl fmt::Display for Round {
 ///
 /// When a guest does not boot, or does not follow its target.
 pub fn drive(files: &Files, on_round: &mut dyn FnMut(Round)) -> Result<()> {
-    let ours = Vmm::Aerostat(files.aerostat.clone());
-    let peer = files.qemu.clone().map(Vmm::Qemu);
+    let ours = Vmm::Aerostat(files.linux.aerostat.clone());
+    let peer = files.linux.qemu.clone().map(Vmm::Qemu);
     let vmms: Vec<&Vmm> = std::iter::once(&ours).chain(&peer).collect();
     let machines: Result<Vec<_>> = vmms.iter().map(|vmm| booted(vmm, files)).collect();
     let mut machines = machines?;
@@ -121,8 +115,8 @@ fn named(vmm: &Vmm, machine: &Machine, error: &Error) -> Error {
 /// A machine whose guest is up, and stopped.
 fn booted(vmm: &Vmm, files: &Files) -> Result<Machine> {
     let guest = Guest {
-        kernel: files.kernel.clone(),
-        initrd: files.initramfs.clone(),
+        kernel: files.linux.kernel.clone(),
+        initrd: files.linux.initramfs.clone(),
         cmdline: "console=ttyS0 panic=-1",
         mem_mib: files.mem_mib,
         wants_clock: true,
@@ -160,7 +154,7 @@ pub fn figures(rounds: &[Round], given_mib: u64) -> Vec<Figure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::balloon::threads::Work;
+    use crate::bench::threads::Work;
 
     fn round(is_peer: bool, seconds: u64) -> Round {
         let resize = Resize {

@@ -16,7 +16,7 @@ use crate::harness::console::Console;
 use crate::harness::qmp::Client;
 use crate::process;
 
-use super::threads::{self, Work};
+use crate::bench::threads::{self, Work};
 
 /// Bytes in a MiB.
 pub const MIB: u64 = 1 << 20;

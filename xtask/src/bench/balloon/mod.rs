@@ -5,22 +5,19 @@
 
 pub mod linux;
 mod machine;
-mod nested;
 pub mod plot;
 mod query;
 pub mod release;
 mod script;
-mod threads;
 pub mod tiny;
 pub mod trace;
 
+use super::linux::Linux;
 use super::table::Figure;
 use super::vmm::Vmm;
 use crate::error::Result;
-use crate::host::{Host, Way};
-use crate::initramfs::LinuxFiles;
-use crate::kernel::Kernel;
-use crate::packages;
+use crate::host::Way;
+use crate::job::{Job, Message};
 use crate::workspace::Workspace;
 
 /// What the Linux guest has, and gives, in MiB: on this machine, and nested, where a MiB takes 20
@@ -39,28 +36,13 @@ pub fn measure_linux(
     rounds: u32,
     say: &dyn Fn(&str),
 ) -> Result<Vec<Figure>> {
-    let host = Host::detect();
-    let way = host.way();
-    say(&format!(
-        "Linux guests run here {way},\nsince {}.",
-        host.reason()
-    ));
-    packages::ensure(&[packages::BUSYBOX])?;
-    if way == Way::Nested {
-        packages::ensure(&[packages::QEMU])?;
-    }
-    let kernel = Kernel::ensure(&workspace.linux()?)?;
-    let guest = LinuxFiles::prepare(workspace, &kernel)?;
-    let binary = |index: usize| vmms.get(index).map(|vmm| vmm.binary().to_owned());
-    let (mem_mib, given_mib) = match way {
+    let linux = Linux::prepare(workspace, vmms, say)?;
+    let (mem_mib, given_mib) = match linux.way {
         Way::Direct => LINUX_DIRECT,
         Way::Nested => LINUX_NESTED,
     };
-    let files = linux::Files {
-        aerostat: binary(0).unwrap_or_default(),
-        qemu: binary(1),
-        kernel: kernel.bzimage.clone(),
-        initramfs: guest.directory.join("initramfs"),
+    let job = |linux| linux::Files {
+        linux,
         mem_mib,
         given_mib,
         rounds,
@@ -70,9 +52,16 @@ pub fn measure_linux(
         eprintln!("{round}");
         taken.push(round);
     };
-    match way {
-        Way::Direct => linux::drive(&files, &mut on_round)?,
-        Way::Nested => nested::drive(workspace, &kernel, &files, &mut on_round)?,
+    match linux.way {
+        Way::Direct => linux::drive(&job(linux.files.clone()), &mut on_round)?,
+        Way::Nested => {
+            let job = |files| Job::Balloon(job(files));
+            linux.nested(rounds, job, |message| {
+                if let Message::Resized(round) = message {
+                    on_round(round);
+                }
+            })?;
+        }
     }
     Ok(linux::figures(&taken, given_mib))
 }

@@ -12,9 +12,9 @@ use aerostat_tiny_guest::script_pvh_elf;
 use super::machine::{Guest, Machine, Resize};
 use super::query::Asker;
 use super::script::{DEFLATED, FILLED, GIVEN_MIB, HALTED, INFLATED, MEM_MIB, script};
-use super::threads::Work;
 use crate::bench::statistics::{median, percentile};
 use crate::bench::table::Figure;
+use crate::bench::threads::Work;
 use crate::bench::vmm::Vmm;
 use crate::error::{FileContext, Result};
 
@@ -185,7 +185,7 @@ fn per_gib(times: impl Iterator<Item = Duration>, mib: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::balloon::threads::Effort;
+    use crate::bench::threads::Effort;
 
     #[test]
     fn rates_are_per_gib_and_of_the_median() {

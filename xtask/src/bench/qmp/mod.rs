@@ -9,13 +9,12 @@ pub mod echo;
 mod parse;
 
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Result};
-use crate::process;
+use crate::error::Result;
 
-use super::start::await_greeting;
+use super::running::Running;
 use super::statistics::{median, percentile};
 use super::table::Figure;
 use super::vmm::Vmm;
@@ -34,7 +33,8 @@ const PIPELINED: usize = 100;
 /// A server that runs.
 #[derive(Debug)]
 struct Server {
-    child: Child,
+    /// Ended with it.
+    _process: Running,
     /// One for each client, of which the first is also for those that are alone.
     connections: Vec<Connection>,
     rounds: Rounds,
@@ -78,10 +78,9 @@ pub fn percentile_us(requests: &[Duration], part: f64) -> f64 {
 }
 
 impl Server {
-    /// Owns the process before anything can fail, so that it is ended.
-    fn new(child: Child) -> Self {
+    fn new(process: Running) -> Self {
         Self {
-            child,
+            _process: process,
             connections: Vec::new(),
             rounds: Rounds::default(),
         }
@@ -89,8 +88,9 @@ impl Server {
 
     fn start_vmm(vmm: &Vmm, kernel: &Path, directory: &Path) -> Result<Self> {
         let sockets = vmm.sockets(directory, CLIENTS);
-        let mut server = Self::new(vmm.start_with(kernel, &sockets)?);
-        await_greeting(vmm, &mut server.child)?;
+        let mut process = vmm.start(kernel, &sockets, directory)?;
+        process.await_greeting(false)?;
+        let mut server = Self::new(process);
         let paths = sockets.iter().cycle().take(CLIENTS);
         let connections: Result<_> = paths.map(|path| Connection::to_qmp(path)).collect();
         server.connections = connections?;
@@ -101,12 +101,9 @@ impl Server {
         let socket = directory.join("echo");
         let program = format!("/proc/{}/exe", std::process::id());
         let mut command = Command::new(program);
-        command.arg("echo").arg(&socket).stdin(Stdio::null());
-        let child = command.spawn().map_err(|source| Error::Start {
-            command: process::describe(&command),
-            source,
-        })?;
-        let mut server = Self::new(child);
+        command.arg("echo").arg(&socket);
+        let errors = directory.join("errors");
+        let mut server = Self::new(Running::spawn("echo", &mut command, &errors)?);
         let connections: Result<_> = (0..CLIENTS).map(|_| Connection::to_echo(&socket)).collect();
         server.connections = connections?;
         Ok(server)
@@ -144,14 +141,6 @@ impl Server {
         let count = CLIENTS * SHARED_ROUND_REQUESTS;
         self.rounds.clients.add_round(times?.concat(), took, count);
         Ok(())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Errors mean that it has ended already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
