@@ -246,6 +246,34 @@ fn debug_exit_port_is_not_there_unless_asked_for() {
 }
 
 #[test]
+fn boot_timer_tells_the_guests_code_and_the_phases_of_its_boot() {
+    let setup = after_a_key(|script| script.out8(0xf8, 7).puts("told\n")).flag("--boot-timer");
+    let (mut machine, _qmp) = start_and_type(setup);
+    machine.console.wait_for("told", LIMIT).expect("guest");
+    let stderr = machine.stderr();
+    let phases = [
+        "machine built",
+        "kernel loaded",
+        "guest entered",
+        "first output",
+        "CPU",
+    ];
+    assert!(stderr.contains("Boot timer: 7 at "), "{stderr}");
+    assert!(
+        phases.iter().all(|phase| stderr.contains(phase)),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn boot_timer_is_not_there_unless_asked_for() {
+    let setup = after_a_key(|script| script.out8(0xf8, 7).puts("told\n"));
+    let (mut machine, _qmp) = start_and_type(setup);
+    machine.console.wait_for("told", LIMIT).expect("guest");
+    assert_eq!(machine.stderr(), "");
+}
+
+#[test]
 fn power_button_is_announced_each_time_and_in_every_state() {
     for state in STATES {
         let (_machine, mut qmp) = machine_in(state);
