@@ -11,6 +11,8 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::mm::{Advice, madvise};
 use vmm_sys_util::timerfd::TimerFd;
 
+use crate::timer;
+
 /// A guest that ends sooner ends without it.
 const MOMENT: Duration = Duration::from_millis(100);
 
@@ -23,11 +25,7 @@ impl Afterwards {
     /// # Errors
     /// When no timer can be had.
     pub fn new() -> io::Result<Self> {
-        let os_error =
-            |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
-        let mut timer = TimerFd::new().map_err(os_error)?;
-        timer.reset(MOMENT, None).map_err(os_error)?;
-        Ok(Self(timer))
+        timer::once(MOMENT).map(Self)
     }
 }
 

@@ -7,6 +7,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::timerfd::TimerFd;
 
 use crate::machine::MachineHandle;
+use crate::timer;
 
 /// The subscriber that ends the machine.
 pub struct Deadline {
@@ -21,12 +22,8 @@ impl Deadline {
     /// # Errors
     /// When no timer can be had.
     pub fn new(limit: Duration, machine: MachineHandle) -> io::Result<Self> {
-        let os_error =
-            |error: vmm_sys_util::errno::Error| io::Error::from_raw_os_error(error.errno());
-        let mut timer = TimerFd::new().map_err(os_error)?;
-        timer.reset(limit, None).map_err(os_error)?;
         Ok(Self {
-            timer,
+            timer: timer::once(limit)?,
             limit,
             machine,
         })

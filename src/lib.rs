@@ -21,6 +21,7 @@ mod populating;
 mod run;
 mod signals;
 pub mod sockets;
+mod timer;
 
 use std::error::Error;
 use std::fmt::Write as _;
