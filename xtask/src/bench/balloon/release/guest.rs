@@ -9,8 +9,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use aerostat_devices::balloon::{Balloon, BalloonEvents, BalloonOptions};
@@ -19,11 +18,11 @@ use aerostat_devices::interrupt::InterruptLine;
 use aerostat_devices::virtio::MmioInterrupt;
 use aerostat_devices::virtio::mmio::MmioTransport;
 use aerostat_devices::{GuestMemory, GuestRam, PAGE_SIZE};
-use event_manager::{EventManager, SubscriberOps};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use vm_memory::{Bytes, GuestAddress};
 
 use super::order::BUFFER_PAGES;
+use super::server::{DeviceThread, LIMIT, Server, event_loop, hangs, refused, serve};
 use crate::error::{Error, Result};
 
 /// Descriptors in the queue, as Linux takes them from us and from QEMU.
@@ -49,14 +48,6 @@ const NO_NOTIFY: u16 = 1;
 const INTERRUPT_ACK: u64 = 0x64;
 const USED_BUFFER: u32 = 1;
 
-/// After this the device is taken for hanging.
-const LIMIT: Timespec = Timespec {
-    tv_sec: 60,
-    tv_nsec: 0,
-};
-/// How often the device thread looks whether it shall end.
-const STOP_PAUSE_MS: i32 = 100;
-
 /// A balloon, its loop, and a driver.
 pub struct Guest {
     balloon: Arc<Balloon>,
@@ -69,23 +60,6 @@ pub struct Guest {
     /// Buffers put into the queue.
     submitted: u16,
     server: Server,
-}
-
-/// Who serves the queue.
-enum Server {
-    /// This thread, whenever the driver waits; the time that it has taken for that.
-    Here {
-        events: EventManager<BalloonEvents>,
-        took: Duration,
-    },
-    /// A thread of its own, until this is dropped.
-    Thread { _thread: DeviceThread },
-}
-
-/// The thread of a device.
-struct DeviceThread {
-    is_over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
 }
 
 impl Guest {
@@ -254,31 +228,6 @@ impl Guest {
     }
 }
 
-impl DeviceThread {
-    /// The loop that the machine's device thread runs, for one device.
-    fn spawn(events: BalloonEvents) -> Result<Self> {
-        let mut manager = event_loop(events)?;
-        let is_over = Arc::new(AtomicBool::new(false));
-        let end = is_over.clone();
-        let run = move || {
-            while !end.load(Ordering::Acquire) && manager.run_with_timeout(STOP_PAUSE_MS).is_ok() {}
-        };
-        let named = thread::Builder::new().name(super::DEVICE_THREAD.to_owned());
-        let thread = Some(named.spawn(run).map_err(refused)?);
-        Ok(Self { is_over, thread })
-    }
-}
-
-impl Drop for DeviceThread {
-    fn drop(&mut self) {
-        self.is_over.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            // A thread that panicked has said so.
-            let _ = thread.join();
-        }
-    }
-}
-
 /// The driver's side of §3.1.1: it tells before it uses a page again, where it may, as Linux does.
 fn start_driver(transport: &MmioTransport, rings: u64) {
     let low = |address: u64| u32::try_from(address).unwrap_or(0);
@@ -303,37 +252,6 @@ fn start_driver(transport: &MmioTransport, rings: u64) {
         (0x70, 15),
     ] {
         write(register, value);
-    }
-}
-
-fn event_loop(events: BalloonEvents) -> Result<EventManager<BalloonEvents>> {
-    let mut manager = EventManager::new()
-        .map_err(|error| Error::Check(format!("There is no event loop: {error}")))?;
-    manager.add_subscriber(events);
-    Ok(manager)
-}
-
-/// Waits for what there is to do, and does it.
-fn serve(events: &mut EventManager<BalloonEvents>) -> Result<()> {
-    let limit = i32::try_from(LIMIT.tv_sec * 1000).unwrap_or(i32::MAX);
-    match events.run_with_timeout(limit) {
-        Ok(0) => Err(hangs()),
-        Ok(_) => Ok(()),
-        Err(error) => Err(Error::Check(format!("The event loop fails: {error}"))),
-    }
-}
-
-fn hangs() -> Error {
-    Error::Check(format!(
-        "The balloon returned no buffer within {} s",
-        LIMIT.tv_sec
-    ))
-}
-
-fn refused(source: io::Error) -> Error {
-    Error::System {
-        action: "set up a balloon",
-        source,
     }
 }
 

@@ -8,6 +8,7 @@ mod guest;
 mod memory;
 pub mod order;
 mod rounds;
+mod server;
 
 use std::path::Path;
 use std::process::Command;
