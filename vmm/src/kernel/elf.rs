@@ -5,7 +5,11 @@ use linux_loader::loader::elf::PvhBootCapability;
 use linux_loader::loader::{Elf, KernelLoader};
 use vm_memory::GuestAddress;
 
-use super::program_header::{PROGRAM_HEADER_BYTES, ProgramHeader};
+use super::elf_format::{
+    CLASS_64, CLASS_OFFSET, DATA_OFFSET, ENTRY_OFFSET, HEADER_BYTES, LITTLE_ENDIAN, MACHINE_OFFSET,
+    MACHINE_X86_64, PHENTSIZE_OFFSET, PHNUM_OFFSET, PHOFF_OFFSET, PROGRAM_HEADER_BYTES,
+    ProgramHeader,
+};
 use super::{Entry, Image, Kernel, KernelError, Limits, low_end};
 use crate::layout;
 
@@ -14,20 +18,6 @@ use crate::layout;
 const CMDLINE_LIMIT: u64 = 2047;
 /// An initrd may end anywhere below 4 GiB.
 const INITRD_MAX: u64 = u32::MAX as u64;
-
-/// Fields of the ELF-64 header.
-const CLASS_OFFSET: u64 = 4;
-const DATA_OFFSET: u64 = 5;
-const MACHINE_OFFSET: u64 = 18;
-const ENTRY_OFFSET: u64 = 24;
-const PHOFF_OFFSET: u64 = 32;
-const PHENTSIZE_OFFSET: u64 = 54;
-const PHNUM_OFFSET: u64 = 56;
-const HEADER_LENGTH: u64 = 64;
-
-const CLASS_64: u8 = 2;
-const LITTLE_ENDIAN: u8 = 1;
-const MACHINE_X86_64: u16 = 62;
 
 /// The loadable segments of a file that was checked: all of it is there, and fits into memory.
 #[derive(Debug)]
@@ -71,7 +61,7 @@ pub(super) fn load(
     segments: &Segments,
     memory: &GuestMemory,
 ) -> Result<Kernel, KernelError> {
-    let entry = u64::from_le_bytes(image.read_at(ENTRY_OFFSET)?);
+    let entry = u64::from_le_bytes(image.read_at(ENTRY_OFFSET.into())?);
     let loaded = Elf::load(memory, None, image.file_mut(), None)
         .map_err(|source| image.load_error(source))?;
     let entry = match loaded.pvh_boot_cap {
@@ -90,12 +80,12 @@ pub(super) fn load(
 }
 
 fn check_architecture(image: &Image) -> Result<(), KernelError> {
-    if image.length() < HEADER_LENGTH {
-        return Err(image.truncated(HEADER_LENGTH));
+    if image.length() < HEADER_BYTES.into() {
+        return Err(image.truncated(HEADER_BYTES.into()));
     }
-    let [class] = image.read_at(CLASS_OFFSET)?;
-    let [data] = image.read_at(DATA_OFFSET)?;
-    let machine: [u8; 2] = image.read_at(MACHINE_OFFSET)?;
+    let [class] = image.read_at(CLASS_OFFSET.into())?;
+    let [data] = image.read_at(DATA_OFFSET.into())?;
+    let machine: [u8; 2] = image.read_at(MACHINE_OFFSET.into())?;
     let machine = if data == LITTLE_ENDIAN {
         u16::from_le_bytes(machine)
     } else {
@@ -122,10 +112,10 @@ fn check_architecture(image: &Image) -> Result<(), KernelError> {
 
 /// All loadable segments, whose contents are all in the file.
 fn segments(image: &Image) -> Result<Vec<ProgramHeader>, KernelError> {
-    let table = u64::from_le_bytes(image.read_at(PHOFF_OFFSET)?);
-    let entry_bytes = u16::from_le_bytes(image.read_at(PHENTSIZE_OFFSET)?);
-    let count = u16::from_le_bytes(image.read_at(PHNUM_OFFSET)?);
-    if usize::from(entry_bytes) != PROGRAM_HEADER_BYTES || table < HEADER_LENGTH {
+    let table = u64::from_le_bytes(image.read_at(PHOFF_OFFSET.into())?);
+    let entry_bytes = u16::from_le_bytes(image.read_at(PHENTSIZE_OFFSET.into())?);
+    let count = u16::from_le_bytes(image.read_at(PHNUM_OFFSET.into())?);
+    if usize::from(entry_bytes) != PROGRAM_HEADER_BYTES || table < HEADER_BYTES.into() {
         return Err(image.malformed("its program headers are not those of an ELF-64 file"));
     }
     let mut segments = Vec::new();

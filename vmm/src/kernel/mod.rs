@@ -8,6 +8,7 @@
 mod bzimage;
 mod cache;
 mod elf;
+mod elf_format;
 mod error;
 mod image;
 mod initrd;
@@ -15,7 +16,6 @@ mod kaslr;
 mod lz4;
 mod opened;
 mod payload;
-mod program_header;
 mod relocations;
 mod side_by_side;
 mod vmlinux;
@@ -97,7 +97,7 @@ pub(crate) fn check(image: &mut Image, memory: &GuestMemory) -> Result<Checked, 
         }));
     }
     let magic: [u8; 4] = image.read_at(0)?;
-    if magic == *b"\x7fELF" {
+    if magic == elf_format::MAGIC {
         let segments = elf::Segments::read(image, memory)?;
         return Ok(Checked(Form::Elf(segments)));
     }

@@ -7,23 +7,15 @@
 
 use std::ops::Range;
 
+use super::elf_format::{
+    CLASS_64, CLASS_OFFSET, ENTRY_OFFSET, LITTLE_ENDIAN, MACHINE_OFFSET, MACHINE_X86_64, MAGIC,
+    PHENTSIZE_OFFSET, PHNUM_OFFSET, PHOFF_OFFSET, PROGRAM_HEADER_BYTES, ProgramHeader,
+    SHENTSIZE_OFFSET, SHNUM_OFFSET, SHOFF_OFFSET,
+};
 use super::payload::NotOpened;
-use super::program_header::{PROGRAM_HEADER_BYTES, ProgramHeader};
+
 use super::relocations::Relocations;
 
-const MAGIC: [u8; 4] = *b"\x7fELF";
-/// ELF-64, little-endian.
-const CLASS_AND_DATA: [u8; 2] = [2, 1];
-const CLASS_OFFSET: usize = 4;
-const MACHINE_OFFSET: usize = 18;
-const MACHINE_X86_64: u16 = 62;
-const ENTRY_OFFSET: usize = 24;
-const PHOFF_OFFSET: usize = 32;
-const SHOFF_OFFSET: usize = 40;
-const PHENTSIZE_OFFSET: usize = 54;
-const PHNUM_OFFSET: usize = 56;
-const SHENTSIZE_OFFSET: usize = 58;
-const SHNUM_OFFSET: usize = 60;
 /// Virtual less physical addresses of the kernel's image (`__START_KERNEL_map`).
 const KERNEL_MAP: u64 = 0xffff_ffff_8000_0000;
 
@@ -45,8 +37,8 @@ impl Vmlinux {
         if get(file, 0) != Some(MAGIC) {
             return Err(NotOpened::Content("is no ELF file"));
         }
-        if get(file, CLASS_OFFSET) != Some(CLASS_AND_DATA)
-            || number::<2>(file, MACHINE_OFFSET)? != u64::from(MACHINE_X86_64)
+        if get(file, CLASS_OFFSET.into()) != Some([CLASS_64, LITTLE_ENDIAN])
+            || number::<2>(file, MACHINE_OFFSET.into())? != u64::from(MACHINE_X86_64)
         {
             return Err(NotOpened::Content("is no kernel for x86-64"));
         }
@@ -57,7 +49,7 @@ impl Vmlinux {
         }
         let end = contents_end(file, &segments)?;
         let table = file.get(end..).unwrap_or_default();
-        let entry = number::<8>(file, ENTRY_OFFSET)?;
+        let entry = number::<8>(file, ENTRY_OFFSET.into())?;
         // Linkers have written it as a virtual address too.
         let entry = entry.checked_sub(KERNEL_MAP).unwrap_or(entry);
         let kernel = Self {
@@ -149,9 +141,9 @@ struct Move {
 
 /// All segments to load, in order.
 fn segments(file: &[u8]) -> Result<Vec<ProgramHeader>, NotOpened> {
-    let table = number::<8>(file, PHOFF_OFFSET)?;
-    let bytes = number::<2>(file, PHENTSIZE_OFFSET)?;
-    let count = number::<2>(file, PHNUM_OFFSET)?;
+    let table = number::<8>(file, PHOFF_OFFSET.into())?;
+    let bytes = number::<2>(file, PHENTSIZE_OFFSET.into())?;
+    let count = number::<2>(file, PHNUM_OFFSET.into())?;
     if bytes != PROGRAM_HEADER_BYTES as u64 {
         return Err(NotOpened::Content("has program headers of another size"));
     }
@@ -176,8 +168,9 @@ fn segments(file: &[u8]) -> Result<Vec<ProgramHeader>, NotOpened> {
 
 /// The end of the ELF file itself: of its segments and of its section headers, whichever is later.
 fn contents_end(file: &[u8], segments: &[ProgramHeader]) -> Result<usize, NotOpened> {
-    let sections = number::<2>(file, SHENTSIZE_OFFSET)? * number::<2>(file, SHNUM_OFFSET)?;
-    let sections_end = number::<8>(file, SHOFF_OFFSET)?.saturating_add(sections);
+    let sections =
+        number::<2>(file, SHENTSIZE_OFFSET.into())? * number::<2>(file, SHNUM_OFFSET.into())?;
+    let sections_end = number::<8>(file, SHOFF_OFFSET.into())?.saturating_add(sections);
     let end = segments.last().map_or(0, ProgramHeader::file_end);
     let end = usize::try_from(end.max(sections_end)).unwrap_or(usize::MAX);
     if end > file.len() {

@@ -1,4 +1,27 @@
-//! Program headers of ELF-64 files (System V ABI, "Program Header").
+//! What of the ELF-64 format kernels need (System V ABI, "ELF Header" and "Program Header").
+
+/// How every ELF file begins.
+pub(super) const MAGIC: [u8; 4] = *b"\x7fELF";
+/// ELF-64, in e_ident.
+pub(super) const CLASS_64: u8 = 2;
+/// Little-endian, in e_ident.
+pub(super) const LITTLE_ENDIAN: u8 = 1;
+/// EM_X86_64.
+pub(super) const MACHINE_X86_64: u16 = 62;
+
+/// Where the file header has its fields: e_ident's class and byte order, e_machine and so on.
+pub(super) const CLASS_OFFSET: u8 = 4;
+pub(super) const DATA_OFFSET: u8 = 5;
+pub(super) const MACHINE_OFFSET: u8 = 18;
+pub(super) const ENTRY_OFFSET: u8 = 24;
+pub(super) const PHOFF_OFFSET: u8 = 32;
+pub(super) const SHOFF_OFFSET: u8 = 40;
+pub(super) const PHENTSIZE_OFFSET: u8 = 54;
+pub(super) const PHNUM_OFFSET: u8 = 56;
+pub(super) const SHENTSIZE_OFFSET: u8 = 58;
+pub(super) const SHNUM_OFFSET: u8 = 60;
+/// Bytes of the file header.
+pub(super) const HEADER_BYTES: u8 = 64;
 
 /// Bytes of a program header.
 pub(super) const PROGRAM_HEADER_BYTES: usize = 56;
