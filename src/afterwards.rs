@@ -44,13 +44,14 @@ impl MutEventSubscriber for Afterwards {
 }
 
 fn give_back() {
-    // SAFETY: the callback is as `dl_iterate_phdr` wants it, and its data is nothing.
-    unsafe { libc::dl_iterate_phdr(Some(give_back_code), std::ptr::null_mut()) };
+    // First, for the sake of its own code.
     // SAFETY: it has no preconditions.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0)
     };
+    // SAFETY: the callback is as `dl_iterate_phdr` wants it, and its data is nothing.
+    unsafe { libc::dl_iterate_phdr(Some(give_back_code), std::ptr::null_mut()) };
 }
 
 /// Called for the program, and for each of its libraries if it has some.

@@ -5,6 +5,7 @@
 //! sees it in their own process.
 
 mod afterwards;
+mod allocator;
 pub mod assembly;
 mod bus_error;
 mod check;
