@@ -8,6 +8,7 @@ mod check;
 mod clients;
 mod cpio;
 mod demo;
+mod dist;
 mod error;
 // Shared with the integration tests, so that the demo shows what they check.
 #[path = "../../tests/common/mod.rs"]
@@ -71,7 +72,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test { names } => check::run(&names),
         Command::Bench(options) => bench::run(&options),
-        Command::Dist => dist(),
+        Command::Dist => build_dist(),
         Command::Licenses => licenses::run(),
         Command::Inside => inside::run(),
         Command::Echo { socket } => bench::qmp::echo::serve(&socket),
@@ -86,8 +87,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn dist() -> error::Result<()> {
-    let program = workspace::Workspace::find()?.build_dist()?;
+fn build_dist() -> error::Result<()> {
+    let program = dist::build(&workspace::Workspace::find()?)?;
     println!("{}", program.display());
     Ok(())
 }

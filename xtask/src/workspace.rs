@@ -6,13 +6,6 @@ use std::process::Command;
 use crate::error::{Error, FileContext, Result};
 use crate::process;
 
-/// What the program is built for as users get it. The target is named so that the flags are for the
-/// program alone: the compiler's plug-ins cannot be static.
-const DIST_TARGET: &str = "x86_64-unknown-linux-gnu";
-/// Static, and at an address of chance: it starts sooner than what is linked when it starts, takes less
-/// memory, and runs on any Linux.
-const DIST_FLAGS: &str = r#"["-Ctarget-feature=+crt-static"]"#;
-
 /// Paths of this source tree.
 #[derive(Debug, Clone)]
 pub struct Workspace {
@@ -57,21 +50,6 @@ impl Workspace {
         let mut command = Command::new(cargo_program());
         command.current_dir(&self.root);
         command
-    }
-
-    /// Builds the program as users get it, in the release profile and statically linked, and says where
-    /// it is.
-    ///
-    /// # Errors
-    ///
-    /// When the build fails, as where the C library's static files are missing.
-    pub fn build_dist(&self) -> Result<PathBuf> {
-        let flags = format!("target.{DIST_TARGET}.rustflags={DIST_FLAGS}");
-        let target = ["--target", DIST_TARGET, "--config", &flags];
-        let arguments = ["build", "--quiet", "--release", "--package", "aerostat"];
-        process::run(self.cargo().args(arguments).args(target))?;
-        let directory = self.target.join(DIST_TARGET);
-        Ok(directory.join("release/aerostat"))
     }
 
     /// Builds the program of this package in the release profile, and says where it is.

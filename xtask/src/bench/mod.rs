@@ -26,6 +26,7 @@ mod vmm;
 
 use std::path::PathBuf;
 
+use crate::dist;
 use crate::error::{Error, FileContext, Result};
 use crate::host::Host;
 use crate::process;
@@ -110,7 +111,7 @@ pub fn run(options: &Options) -> Result<()> {
         action: "create a temporary directory",
         source,
     })?;
-    let ours = Vmm::Aerostat(workspace.build_dist()?);
+    let ours = Vmm::Aerostat(dist::build(&workspace)?);
     let peer = peer.map(Vmm::Qemu);
     let mut vmms = vec![&ours];
     vmms.extend(&peer);

@@ -16,7 +16,7 @@ use crate::job::{Job, Message, TestProgram};
 use crate::kernel::Kernel;
 use crate::outer::{Console, Outer};
 use crate::workspace::Workspace;
-use crate::{chain, clients, inside, licenses, packages, process};
+use crate::{chain, clients, dist, inside, licenses, packages, process};
 use stages::Stages;
 
 /// Test targets that boot Linux.
@@ -256,7 +256,7 @@ fn run_linux(
     }
     let kernel = Kernel::ensure(&workspace.linux()?)?;
     let guest = LinuxFiles::prepare(workspace, &kernel)?;
-    let binary = workspace.build_dist()?;
+    let binary = dist::build(workspace)?;
     let (binary_there, directory_there) = match way {
         Way::Direct => (binary.to_string_lossy(), guest.directory.to_string_lossy()),
         Way::Nested => (OUTER_BINARY.into(), OUTER_LINUX.into()),

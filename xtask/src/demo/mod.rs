@@ -6,6 +6,7 @@ mod interactive;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::dist;
 use crate::error::{Error, Result};
 use crate::host::{Host, Way};
 use crate::initramfs::LinuxFiles;
@@ -69,7 +70,7 @@ pub fn run(options: &Options) -> Result<()> {
     let guest = LinuxFiles::prepare(&workspace, &kernel)?;
     println!("Building the release binary");
     let files = DemoFiles {
-        binary: workspace.build_dist()?,
+        binary: dist::build(&workspace)?,
         kernel: options
             .kernel
             .clone()
