@@ -8,7 +8,7 @@ use rustix::io::Errno;
 
 use super::client::Client;
 use super::peer::Peer;
-use super::{MAX_CLIENTS, Server};
+use super::{MAX_CLIENTS, READ_TURN_BYTES, Server};
 use crate::backend::{Backend, CommandError, RunState};
 use crate::message::Reply;
 
@@ -38,6 +38,7 @@ impl<B: Backend> Server<B> {
     }
 
     fn add_client(&mut self, socket: OwnedFd, listener: RawFd, ops: &mut EventOps) {
+        self.buffer.resize(READ_TURN_BYTES, 0);
         if self.clients.len() >= MAX_CLIENTS {
             self.refuse(&socket);
             return;

@@ -97,7 +97,7 @@ impl<B: Backend> Server<B> {
             hushed_until: None,
             accept_again: None,
             serving: true,
-            buffer: vec![0; READ_TURN_BYTES],
+            buffer: Vec::new(),
         })
     }
 
