@@ -1,24 +1,19 @@
 //! From a configuration to a machine, in ordered steps.
 //!
-//! Files are read before anything of KVM is made, so that a wrong argument costs nothing.
+//! Files are checked before anything of KVM is made, so that a wrong argument costs nothing.
 
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
-use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::sync_channel;
-use std::thread;
 
 use aerostat_devices::balloon::BalloonSink;
 use aerostat_devices::serial::SerialOutput;
-use aerostat_devices::{GuestRam, Progress, RamError, RamOptions};
-use kvm_bindings::CpuId;
+use aerostat_devices::{Progress, RamError, RamOptions};
 
 use crate::acpi::Platform;
-use crate::board::{self, Board};
-use crate::boot::{BootError, BootFiles, Loaded};
+use crate::board;
+use crate::boot::{BootError, BootFiles};
 use crate::boot_timer::{BootTimer, Phase};
 use crate::config::MachineConfig;
 use crate::cpuid;
@@ -132,71 +127,72 @@ pub(crate) fn resource(what: &'static str) -> impl Fn(io::Error) -> BuildError {
 
 /// Builds a machine. It is in [`RunState::Prelaunch`]: nothing of the guest runs yet.
 ///
-/// KVM takes about as long for its part as the rest takes, `io` among it, or a kernel longer: the rest
-/// has a thread of its own.
+/// All of it in turn, on one thread: most of it takes microseconds, and to wake another CPU up costs more
+/// than it would save.
 ///
 /// # Errors
 /// Those of `io`, or the first step that failed, with its reason.
-pub fn build<E: From<BuildError> + Send>(
+pub fn build<E: From<BuildError>>(
     config: &MachineConfig,
-    mut observers: Observers,
-    io: impl FnOnce() -> Result<MachineIo, E> + Send,
+    observers: Observers,
+    io: impl FnOnce() -> Result<MachineIo, E>,
 ) -> Result<Machine, E> {
     let host = Host::open().map_err(BuildError::from)?;
     host.check_cpus(config.cpus).map_err(BuildError::from)?;
-    let mut files = BootFiles::open(config).map_err(BuildError::from)?;
-    let timer = observers.boot_timer.clone();
+    let files = BootFiles::open(config).map_err(BuildError::from)?;
+    Ok(build_on(host, config, files, io()?, observers)?)
+}
+
+fn build_on(
+    host: Host,
+    config: &MachineConfig,
+    mut files: BootFiles,
+    io: MachineIo,
+    mut observers: Observers,
+) -> Result<Machine, BuildError> {
+    let boot_timer = observers.boot_timer;
     let done = |phase| {
-        if let Some(timer) = &timer {
+        if let Some(timer) = &boot_timer {
             timer.mark(phase);
         }
     };
-    let (ram_sender, ram) = sync_channel(1);
-    let has_failed = AtomicBool::new(false);
-    let (inside, on_kvm) = thread::scope(|scope| {
-        let (files, timer, has_failed, done) = (&mut files, timer.as_ref(), &has_failed, &done);
-        let make_inside = move || {
-            let made = io().and_then(|io| match ram.recv() {
-                Ok(ram) => Ok(Some(Inside::make(config, io, timer, files, &ram)?)),
-                // Without memory there is no machine: that is the error.
-                Err(_) => Ok(None),
-            });
-            has_failed.store(made.is_err(), Ordering::Relaxed);
-            done(Phase::Loaded);
-            made
-        };
-        let builder = thread::Builder::new().name("loader".to_owned());
-        let inside = builder.spawn_scoped(scope, make_inside);
-        let inside = inside.map_err(resource("a thread that loads the kernel"))?;
-        let mut watch = |progress| match has_failed.load(Ordering::Relaxed) {
-            true => ControlFlow::Break(()),
-            false => (observers.ram)(progress),
-        };
-        let tell = move |ram| {
-            // A loader that has ended has failed, and needs none.
-            let _ = ram_sender.send(ram);
-        };
-        let on_kvm = OnKvm::make(&host, config, &mut watch, tell);
-        done(Phase::Built);
-        let inside = inside.join().unwrap_or_else(|panic| resume_unwind(panic));
-        Ok::<_, BuildError>((inside, on_kvm))
-    })?;
-    // What is wrong with files and sockets first: it may be why the rest was given up.
-    let inside = inside?;
-    let OnKvm { ram, cpuid, board } = on_kvm?;
-    let inside = inside.ok_or_else(|| resource("guest memory")(io::ErrorKind::Other.into()))?;
-    log::info!("Kernel: {}", inside.boot);
-    let kernel = inside.boot.kernel();
-    let vm = board.start(kernel, ram.memory(), &inside.devices, &inside.vcpus)?;
+    // KVM has the last word on this, which takes time.
+    memory::check_reach(config.memory, cpuid::host_address_bits())?;
+    let ram = memory::map(config.memory, config.ram, &mut observers.ram)?;
+    let memory = ram.memory();
+    let planned = files.plan(memory)?;
+    let events = Arc::new(GuestEvents::new().map_err(resource("an event"))?);
+    let device_thread = Arc::new(DeviceThread::new());
+    let timer = boot_timer.as_ref();
+    let devices = DeviceSet::new(config, &ram, io, timer, &events, &device_thread)?;
+    let platform = Platform {
+        cpus: config.cpus,
+        serial: devices.serial.is_some(),
+        virtio_devices: devices.virtio_count(),
+    };
+    let spawn = |index| {
+        let thread = VcpuThread::spawn(index, devices.buses.clone(), events.clone());
+        thread.map_err(resource("a vCPU thread"))
+    };
+    let vcpus = (0..config.cpus).map(spawn).collect::<Result<Vec<_>, _>>()?;
+    let cpuid = cpuid::supported(&host.kvm).map_err(kvm("say what CPUs it supports"))?;
+    memory::check_reach(config.memory, cpuid::address_bits(&cpuid))?;
+    let board = board::assemble(&host, &cpuid, config.cpus, memory)?;
+    done(Phase::Built);
+    let boot = files.load(&planned, memory)?;
+    boot.write_information(platform, memory)?;
+    log::info!("Kernel: {boot}");
+    done(Phase::Loaded);
+    let vm = board.start(boot.kernel(), memory, &devices, &vcpus)?;
     Ok(Machine {
         state: RunState::Prelaunch,
-        vcpus: inside.vcpus,
-        device_thread: inside.device_thread,
-        events: inside.events,
-        devices: inside.devices,
+        vcpus,
+        device_thread,
+        events,
+        devices,
         files,
-        boot_timer: timer,
-        platform: inside.platform,
+        boot_timer,
+        platform,
         memory: config.memory,
         clock: None,
         vm: Some(vm),
@@ -205,81 +201,6 @@ pub fn build<E: From<BuildError> + Send>(
         cpuid,
         host,
     })
-}
-
-/// What of a machine belongs to KVM, and its memory.
-struct OnKvm {
-    ram: GuestRam,
-    cpuid: CpuId,
-    board: Board,
-}
-
-impl OnKvm {
-    /// Takes the memory, of which `told` is told as soon as it is there, and makes the rest.
-    fn make(
-        host: &Host,
-        config: &MachineConfig,
-        watch: &mut dyn FnMut(Progress) -> ControlFlow<()>,
-        told: impl FnOnce(GuestRam),
-    ) -> Result<Self, BuildError> {
-        // KVM has the last word on this, which takes time.
-        memory::check_reach(config.memory, cpuid::host_address_bits())?;
-        let ram = memory::map(config.memory, config.ram, watch)?;
-        told(ram.clone());
-        let cpuid = cpuid::supported(&host.kvm).map_err(kvm("say what CPUs it supports"))?;
-        memory::check_reach(config.memory, cpuid::address_bits(&cpuid))?;
-        let board = board::assemble(host, &cpuid, config.cpus, ram.memory())?;
-        Ok(Self { ram, cpuid, board })
-    }
-}
-
-/// What of a machine KVM does not know.
-struct Inside {
-    events: Arc<GuestEvents>,
-    devices: DeviceSet,
-    device_thread: DeviceThread,
-    /// They have no vCPUs yet.
-    vcpus: Vec<VcpuThread>,
-    platform: Platform,
-    boot: Loaded,
-}
-
-impl Inside {
-    /// Makes devices and threads, and loads the kernel.
-    fn make(
-        config: &MachineConfig,
-        io: MachineIo,
-        timer: Option<&Arc<BootTimer>>,
-        files: &mut BootFiles,
-        ram: &GuestRam,
-    ) -> Result<Self, BuildError> {
-        let memory = ram.memory();
-        let planned = files.plan(memory)?;
-        let events = Arc::new(GuestEvents::new().map_err(resource("an event"))?);
-        let (devices, subscribers) = DeviceSet::new(config, ram, io, timer, &events)?;
-        let device_thread = DeviceThread::new(subscribers);
-        let device_thread = device_thread.map_err(resource("the device thread"))?;
-        let spawn = |index| {
-            let thread = VcpuThread::spawn(index, devices.buses.clone(), events.clone());
-            thread.map_err(resource("a vCPU thread"))
-        };
-        let vcpus = (0..config.cpus).map(spawn).collect::<Result<_, _>>()?;
-        let platform = Platform {
-            cpus: config.cpus,
-            serial: devices.serial.is_some(),
-            virtio_devices: devices.virtio_count(),
-        };
-        let boot = files.load(&planned, memory)?;
-        boot.write_information(platform, memory)?;
-        Ok(Self {
-            events,
-            devices,
-            device_thread,
-            vcpus,
-            platform,
-            boot,
-        })
-    }
 }
 
 /// Checks all of `config` that can be checked without KVM: that the files are kernel and initrd,

@@ -18,7 +18,7 @@ use kvm_ioctls::VmFd;
 use crate::boot_timer::{BootTimer, TimedOutput};
 use crate::builder::{BuildError, MachineIo, resource};
 use crate::config::MachineConfig;
-use crate::device_thread::Subscriber;
+use crate::device_thread::DeviceThread;
 use crate::guest_events::{GuestEvent, GuestEvents};
 use crate::link::{Notifications, VmLink};
 use crate::vcpu::Buses;
@@ -49,7 +49,8 @@ impl std::fmt::Debug for DeviceSet {
 }
 
 impl DeviceSet {
-    /// Makes the devices that `config` asks for, and says what of them the device thread serves.
+    /// Makes the devices that `config` asks for. `thread` will serve them, and starts when a driver uses
+    /// one.
     ///
     /// # Errors
     /// When the process may have no further file descriptor.
@@ -59,7 +60,8 @@ impl DeviceSet {
         io: MachineIo,
         timer: Option<&Arc<BootTimer>>,
         events: &Arc<GuestEvents>,
-    ) -> Result<(Self, Vec<Subscriber>), BuildError> {
+        thread: &Arc<DeviceThread>,
+    ) -> Result<Self, BuildError> {
         let mut maker = Maker::new()?;
         maker.buses.ram = memory::ranges(config.memory);
         maker.add_power(events)?;
@@ -78,17 +80,16 @@ impl DeviceSet {
         }
         let balloon = config
             .balloon
-            .map(|options| maker.add_balloon(options, ram, io.balloon))
+            .map(|options| maker.add_balloon(options, ram, io.balloon, thread))
             .transpose()?;
-        let devices = Self {
+        Ok(Self {
             buses: Arc::new(maker.buses),
             serial,
             power_button,
             ioapic: maker.ioapic,
             link: maker.link,
             balloon,
-        };
-        Ok((devices, maker.subscribers))
+        })
     }
 
     /// The memory balloon, if there is one.
@@ -132,7 +133,6 @@ struct Maker {
     buses: Buses,
     link: Arc<VmLink>,
     ioapic: Arc<IoApic>,
-    subscribers: Vec<Subscriber>,
 }
 
 impl Maker {
@@ -150,7 +150,6 @@ impl Maker {
             buses,
             link,
             ioapic,
-            subscribers: Vec::new(),
         })
     }
 
@@ -233,6 +232,7 @@ impl Maker {
         options: BalloonOptions,
         ram: &GuestRam,
         sink: BalloonSink,
+        thread: &Arc<DeviceThread>,
     ) -> Result<BalloonDevice, BuildError> {
         let (address, gsi) = acpi::virtio_slot(0);
         let interrupt = Arc::new(MmioInterrupt::new(self.ioapic.line(gsi)));
@@ -240,15 +240,23 @@ impl Maker {
             .map_err(resource("the balloon"))?;
         let balloon = Arc::new(balloon);
         let notifications = Notifications::new(self.link.clone(), address + QUEUE_NOTIFY_OFFSET);
+        thread.add(Box::new(BalloonEvents::new(balloon.clone())));
         let events = balloon.clone();
+        // The machine has it; the last that it does before that goes is to stop its vCPUs.
+        let thread = Arc::downgrade(thread);
+        let before_activation = move || {
+            if let Some(thread) = thread.upgrade() {
+                thread.start()?;
+            }
+            notifications.connect(events.kicks());
+            Ok(())
+        };
         let transport = MmioTransport::new(balloon.clone(), ram.memory().clone(), interrupt)
-            .before_activation(Box::new(move || notifications.connect(events.kicks())));
+            .before_activation(Box::new(before_activation));
         let transport = Arc::new(transport);
         self.buses
             .mmio
             .insert(address, mmio::LENGTH, transport.clone())?;
-        self.subscribers
-            .push(Box::new(BalloonEvents::new(balloon.clone())));
         Ok(BalloonDevice { balloon, transport })
     }
 }

@@ -3,7 +3,6 @@
 //! Everything here is called from the control thread.
 
 use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
@@ -38,9 +37,6 @@ pub enum StateError {
     /// A vCPU hangs.
     #[error(transparent)]
     Stuck(#[from] StuckVcpu),
-    /// The thread that serves the devices cannot be had.
-    #[error("Cannot make the device thread")]
-    DeviceThread(#[source] io::Error),
 }
 
 /// A machine cannot be reset; it must not run again.
@@ -61,7 +57,7 @@ pub enum ResetError {
 pub struct Machine {
     pub(crate) state: RunState,
     pub(crate) vcpus: Vec<VcpuThread>,
-    pub(crate) device_thread: DeviceThread,
+    pub(crate) device_thread: Arc<DeviceThread>,
     pub(crate) events: Arc<GuestEvents>,
     pub(crate) devices: DeviceSet,
     pub(crate) files: BootFiles,
@@ -84,6 +80,7 @@ impl fmt::Debug for Machine {
             .field("state", &self.state)
             .field("ram", &self.ram)
             .field("devices", &self.devices)
+            .field("device_thread", &self.device_thread)
             .finish_non_exhaustive()
     }
 }
@@ -173,7 +170,7 @@ impl Machine {
     /// Lets the guest run; whether it did not before.
     ///
     /// # Errors
-    /// When the guest has ended, or, the first time, no thread can be had for its devices.
+    /// When the guest has ended.
     pub fn resume(&mut self) -> Result<bool, StateError> {
         let before = self.state;
         self.state = before.after(Change::Cont)?;
@@ -191,12 +188,6 @@ impl Machine {
             timer.mark(Phase::Entered);
         }
         self.vcpus.iter().for_each(VcpuThread::run);
-        // What the guest wants of its devices can wait; the guest need not.
-        if let Err(error) = self.device_thread.start() {
-            self.park()?;
-            self.state = RunState::InternalError;
-            return Err(StateError::DeviceThread(error));
-        }
         Ok(true)
     }
 

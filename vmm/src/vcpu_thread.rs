@@ -42,6 +42,7 @@ pub struct StuckVcpu {
 
 struct State {
     request: Request,
+    /// Whether the thread waits, out of the guest.
     parked: bool,
     /// The byte in the shared page of the vCPU that the thread has, or will have next; `None`
     /// before it has one, and once it has ended.
@@ -111,7 +112,7 @@ impl VcpuThread {
         let shared = Arc::new(Shared {
             state: Mutex::new(State {
                 request: Request::Pause,
-                parked: false,
+                parked: true,
                 immediate_exit: None,
                 next: None,
             }),
@@ -139,13 +140,16 @@ impl VcpuThread {
         *self.shared.id.wait()
     }
 
-    /// Gives the thread a vCPU, in place of the one that it may have. It must be parked then.
+    /// Gives the thread a vCPU, in place of the one that it may have. It must be parked then. The first it
+    /// takes when it is to run it, so that it wakes up once.
     pub(crate) fn install(&self, mut vcpu: VcpuFd) {
         let mut state = self.shared.lock();
         let immediate_exit = ImmediateExit::of(&mut vcpu);
         immediate_exit.set(state.request != Request::Run);
         state.immediate_exit = Some(immediate_exit);
         state.next = Some(vcpu);
+        // Whoever wakes up needs the lock.
+        drop(state);
         self.shared.changed.notify_all();
     }
 
@@ -167,8 +171,8 @@ impl VcpuThread {
         if let Some(immediate_exit) = &state.immediate_exit {
             immediate_exit.set(request != Request::Run);
         }
-        self.shared.changed.notify_all();
         drop(state);
+        self.shared.changed.notify_all();
         if request != Request::Run
             && let Some(thread) = &self.thread
             && let Err(error) = thread.kill(kick_signal())
@@ -246,11 +250,23 @@ fn run(index: u8, shared: &Shared, buses: &Buses, events: &GuestEvents) {
     }
 }
 
-/// The first vCPU; `None` when the thread is to end before there is one.
+/// The first vCPU, once it is to run; `None` when the thread is to end before that.
 fn wait_for_vcpu(shared: &Shared) -> Option<VcpuFd> {
-    let must_wait = |state: &mut State| state.next.is_none() && state.request != Request::End;
+    let must_wait = |state: &mut State| match state.request {
+        Request::Pause => true,
+        Request::Run => state.next.is_none(),
+        Request::End => false,
+    };
     let state = shared.changed.wait_while(shared.lock(), must_wait);
-    state.unwrap_or_else(PoisonError::into_inner).next.take()
+    let mut state = state.unwrap_or_else(PoisonError::into_inner);
+    if state.request == Request::End {
+        // The pointer into the vCPU's page first.
+        state.immediate_exit = None;
+        state.next = None;
+        return None;
+    }
+    state.parked = false;
+    state.next.take()
 }
 
 /// What a vCPU thread does next.

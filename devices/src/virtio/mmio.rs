@@ -5,6 +5,7 @@
 //! out of turn changes nothing, is counted, and is logged at a limited rate.
 
 use std::fmt;
+use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::queue_setup::QueueSetup;
@@ -61,13 +62,16 @@ struct Registers {
     queues: Vec<QueueSetup>,
 }
 
+/// What is done before a driver uses the queues, or why they cannot be used.
+pub type BeforeActivation = Box<dyn Fn() -> io::Result<()> + Send + Sync>;
+
 /// The transport of one device.
 pub struct MmioTransport {
     device: Arc<dyn VirtioDevice>,
     memory: GuestMemory,
     interrupt: Arc<MmioInterrupt>,
     registers: Mutex<Registers>,
-    before_activation: Box<dyn Fn() + Send + Sync>,
+    before_activation: BeforeActivation,
     faults: FaultLog,
 }
 
@@ -104,15 +108,16 @@ impl MmioTransport {
             memory,
             interrupt,
             registers,
-            before_activation: Box::new(|| {}),
+            before_activation: Box::new(|| Ok(())),
             faults: FaultLog::new("virtio-mmio", "guest fault"),
         }
     }
 
-    /// The same with something to do each time when a driver is about to use the queues: to have the
-    /// hypervisor take their notifications. Runs on a vCPU thread.
+    /// The same with something to do each time when a driver is about to use the queues: to have
+    /// somebody serve them, and the hypervisor take their notifications. Runs on a vCPU thread. Where it
+    /// fails, the device needs a reset instead.
     #[must_use]
-    pub fn before_activation(self, act: Box<dyn Fn() + Send + Sync>) -> Self {
+    pub fn before_activation(self, act: BeforeActivation) -> Self {
         Self {
             before_activation: act,
             ..self
@@ -277,7 +282,12 @@ impl MmioTransport {
                 }
             }
         }
-        (self.before_activation)();
+        if let Err(error) = (self.before_activation)() {
+            self.faults
+                .record(|| format!("the device cannot be used: {error}"));
+            self.interrupt.needs_reset();
+            return;
+        }
         self.device.activate(registers.driver_features, queues);
     }
 

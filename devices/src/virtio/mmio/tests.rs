@@ -1,5 +1,9 @@
 //! The registers as a driver sees them, with the balloon as the device.
 
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use crate::bus::BusDevice;
 use crate::test_driver::{DRIVER_OK, MEMORY_PAGES, NEEDS_RESET, STATUS, TestDriver};
 
@@ -138,6 +142,24 @@ fn needs_reset_is_announced_as_a_configuration_change() {
     driver.write(STATUS, DRIVER_OK);
     assert_eq!(driver.read(0x60), 2);
     assert_eq!(driver.interrupts.read().unwrap(), 1);
+}
+
+#[test]
+fn device_that_nobody_can_serve_needs_a_reset_and_works_once_somebody_can() {
+    let mut driver = TestDriver::new();
+    let can_serve = Arc::new(AtomicBool::new(false));
+    let seen = can_serve.clone();
+    let act = move || match seen.load(Ordering::Relaxed) {
+        true => Ok(()),
+        false => Err(io::Error::other("no thread")),
+    };
+    driver.transport = driver.transport.before_activation(Box::new(act));
+    driver.start();
+    assert_eq!(driver.read(STATUS), DRIVER_OK | NEEDS_RESET);
+    can_serve.store(true, Ordering::Relaxed);
+    driver.write(STATUS, 0);
+    driver.start();
+    assert_eq!(driver.read(STATUS), DRIVER_OK);
 }
 
 #[test]
