@@ -16,7 +16,7 @@ use crate::cli::{Options, SerialArgument};
 use crate::console::Console;
 use crate::console::expectation::ExpectedText;
 use crate::console::input::ConsoleInput;
-use crate::console::output::{ConsoleOutput, Drain};
+use crate::console::output::ConsoleOutput;
 use crate::console::target::Target;
 use crate::console::terminal::RawMode;
 use crate::deadline::Deadline;
@@ -76,7 +76,6 @@ pub fn run(options: &Options, begun: Instant) -> Result<u8, Failure> {
     if !options.paused && !awaits_clients {
         machine.start()?;
     }
-    consoles.start()?;
     let server = server.map(|server| Rc::new(RefCell::new(server)));
     let mut event_loop = EventLoop::new(machine.clone())
         .map_err(|error| resource("the event loop")(io::Error::other(error)))?;
@@ -150,22 +149,18 @@ struct Consoles {
     all: Option<Console>,
     /// Standard output, if it is among them.
     standard: Option<ConsoleOutput>,
-    /// What brings the outputs to where they go, until it starts.
-    drains: Vec<Drain>,
 }
 
 impl Consoles {
     fn open(options: &Options) -> Result<Self, Failure> {
         let mut standard = None;
         let mut outputs = Vec::new();
-        let mut drains = Vec::new();
         for argument in &options.serial {
             let target = match argument {
                 SerialArgument::Stdio => Target::Stdout,
                 SerialArgument::File(path) => Target::file(path)?,
             };
-            let (output, drain) = ConsoleOutput::new(target);
-            drains.push(drain);
+            let output = ConsoleOutput::new(target);
             if *argument == SerialArgument::Stdio {
                 standard = Some(output.clone());
             }
@@ -173,11 +168,7 @@ impl Consoles {
         }
         if outputs.is_empty() {
             let all = None;
-            return Ok(Self {
-                all,
-                standard,
-                drains,
-            });
+            return Ok(Self { all, standard });
         }
         let expected = options.expect.as_deref().map(str::parse::<ExpectedText>);
         let expected = expected
@@ -187,15 +178,7 @@ impl Consoles {
         Ok(Self {
             all: Some(all),
             standard,
-            drains,
         })
-    }
-
-    /// Starts to bring the outputs to where they go.
-    fn start(&mut self) -> Result<(), Failure> {
-        let mut drains = self.drains.drain(..);
-        let started = drains.try_for_each(Drain::start);
-        started.map_err(resource("a thread for the console"))
     }
 
     /// The console, if a text is expected on it.

@@ -3,27 +3,41 @@
 //! The vCPU thread never waits: where the terminal, pipe or file behind is blocked for longer
 //! than the buffer lasts, output is dropped and the gap marked. Each output has a buffer and a
 //! thread of its own, so none of them waits for another.
+//!
+//! What comes after a rest is written at once where that goes without waiting, so that it is there before
+//! another thread could have woken up; a guest that prints no more than that needs no thread.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use aerostat_devices::LogLimit;
 
 use super::target::Target;
 
 /// Bytes kept for a reader that does not read: some thousand lines.
 const CAPACITY: usize = 256 * 1024;
 
-/// Rest after each write, in which more gathers: the guest prints byte by byte, and to be woken
+/// Rest after each write, in which more gathers: the guest prints byte by byte, and a system call
 /// for each would cost its vCPU several times what the byte does. Nobody sees it on a terminal.
 const REST: Duration = Duration::from_millis(1);
+
+/// What takes the output.
+pub(super) trait Sink: Write + Send {
+    /// Writes as much of `bytes` as goes without waiting; how much that was. What is wrong with the sink
+    /// is for [`Write::write`] to find.
+    fn write_now(&mut self, bytes: &[u8]) -> usize;
+}
 
 /// What the thread does.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Activity {
-    /// It is to be woken for more output.
+    /// There is none yet.
     #[default]
+    Absent,
+    /// It is to be woken for more output.
     Waiting,
     /// It writes what it has taken, and will then look for more.
     Writing,
@@ -36,6 +50,8 @@ struct Buffer {
     bytes: Vec<u8>,
     dropped: u64,
     activity: Activity,
+    /// When output was last written past the buffer.
+    written_past: Option<Instant>,
     /// Writing has failed; nothing will be written again.
     broken: bool,
 }
@@ -44,50 +60,53 @@ impl Buffer {
     fn is_empty(&self) -> bool {
         self.bytes.is_empty() && self.dropped == 0
     }
+
+    /// Whether all that was printed is written, and not just now.
+    fn is_rested(&self) -> bool {
+        let rests = matches!(self.activity, Activity::Absent | Activity::Waiting);
+        let was_long_ago = |written: Instant| written.elapsed() >= REST;
+        rests && self.is_empty() && self.written_past.is_none_or(was_long_ago)
+    }
+
+    /// Takes all `bytes`, or drops what there is no room for.
+    fn take(&mut self, bytes: &[u8]) {
+        // Once something was dropped, nothing is taken until the gap is marked.
+        let room = if self.dropped > 0 {
+            0
+        } else {
+            CAPACITY - self.bytes.len()
+        };
+        let taken = bytes.len().min(room);
+        self.bytes.extend_from_slice(&bytes[..taken]);
+        self.dropped += (bytes.len() - taken) as u64;
+    }
 }
 
 struct Shared {
     /// Of the target, for messages.
     name: String,
+    /// Locked by the thread while it is [`Activity::Writing`], and by nobody for long otherwise.
+    sink: Mutex<Box<dyn Sink>>,
     buffer: Mutex<Buffer>,
     filled: Condvar,
     drained: Condvar,
+    /// For a guest that prints on while there is no thread to be had.
+    missing: LogLimit,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Buffer> {
         self.buffer.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn sink(&self) -> MutexGuard<'_, Box<dyn Sink>> {
+        self.sink.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// An output of the console; clones are the same one.
 #[derive(Clone)]
 pub struct ConsoleOutput(Arc<Shared>);
-
-/// The thread that empties the buffer, before it has started.
-pub struct Drain {
-    shared: Arc<Shared>,
-    target: Box<dyn Write + Send>,
-}
-
-impl fmt::Debug for Drain {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Drain").finish_non_exhaustive()
-    }
-}
-
-impl Drain {
-    /// Starts the thread. It ends with the process.
-    ///
-    /// # Errors
-    /// When no thread can be had.
-    pub fn start(self) -> io::Result<()> {
-        thread::Builder::new()
-            .name("console".to_owned())
-            .spawn(move || drain(&self.shared, self.target))?;
-        Ok(())
-    }
-}
 
 impl fmt::Debug for ConsoleOutput {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -96,23 +115,20 @@ impl fmt::Debug for ConsoleOutput {
 }
 
 impl ConsoleOutput {
-    /// An output to `target`, and what is to be started so that it arrives there; until then it waits.
-    pub fn new(target: Target) -> (Self, Drain) {
-        Self::with_writer(target.to_string(), target)
+    /// An output to `target`. Its thread, once there is something for it to do, ends with the process.
+    pub fn new(target: Target) -> Self {
+        Self::with_sink(target.to_string(), target)
     }
 
-    fn with_writer(name: String, target: impl Write + Send + 'static) -> (Self, Drain) {
-        let shared = Arc::new(Shared {
+    fn with_sink(name: String, sink: impl Sink + 'static) -> Self {
+        Self(Arc::new(Shared {
             name,
+            sink: Mutex::new(Box::new(sink)),
             buffer: Mutex::default(),
             filled: Condvar::new(),
             drained: Condvar::new(),
-        });
-        let drain = Drain {
-            shared: shared.clone(),
-            target: Box::new(target),
-        };
-        (Self(shared), drain)
+            missing: LogLimit::new(),
+        }))
     }
 
     /// Takes all `bytes` at once, or drops what there is no room for. Never waits.
@@ -121,19 +137,39 @@ impl ConsoleOutput {
         if buffer.broken {
             return;
         }
+        let mut bytes = bytes;
+        if buffer.is_rested() {
+            let written = self.0.sink().write_now(bytes);
+            if written > 0 {
+                buffer.written_past = Some(Instant::now());
+            }
+            bytes = &bytes[written..];
+        }
+        if bytes.is_empty() {
+            return;
+        }
         let wakes = buffer.is_empty() && buffer.activity == Activity::Waiting;
-        // Once something was dropped, nothing is taken until the gap is marked.
-        let room = if buffer.dropped > 0 {
-            0
-        } else {
-            CAPACITY - buffer.bytes.len()
-        };
-        let taken = bytes.len().min(room);
-        buffer.bytes.extend_from_slice(&bytes[..taken]);
-        buffer.dropped += (bytes.len() - taken) as u64;
+        buffer.take(bytes);
+        if buffer.activity == Activity::Absent {
+            self.start_thread(&mut buffer);
+        }
         drop(buffer);
         if wakes {
             self.0.filled.notify_one();
+        }
+    }
+
+    /// Starts the thread; where there is none to be had, output waits for the next try.
+    fn start_thread(&self, buffer: &mut Buffer) {
+        let shared = self.0.clone();
+        let builder = thread::Builder::new().name("console".to_owned());
+        match builder.spawn(move || drain(&shared)) {
+            Ok(_) => buffer.activity = Activity::Waiting,
+            Err(error) if self.0.missing.line_is_due(Instant::now()) => log::error!(
+                "Console output to {} waits: no thread can be had for it: {error}",
+                self.0.name
+            ),
+            Err(_) => {}
         }
     }
 
@@ -159,9 +195,9 @@ impl ConsoleOutput {
     }
 }
 
-/// Writes what comes, for as long as the process lives. After an error `target` is kept as it is,
+/// Writes what comes, for as long as the process lives. After an error the sink is kept as it is,
 /// and with it the lock of a file whose content still counts.
-fn drain(shared: &Shared, mut target: impl Write) {
+fn drain(shared: &Shared) {
     let mut taken = Vec::new();
     let mut buffer = shared.lock();
     loop {
@@ -176,7 +212,10 @@ fn drain(shared: &Shared, mut target: impl Write) {
         }
         buffer.activity = Activity::Writing;
         drop(buffer);
-        let result = target.write_all(&taken).and_then(|()| target.flush());
+        let result = {
+            let mut sink = shared.sink();
+            sink.write_all(&taken).and_then(|()| sink.flush())
+        };
         if let Err(error) = &result {
             // Before `finish` hears of it, lest the process ends without a word.
             log::warn!(
@@ -202,6 +241,7 @@ fn drain(shared: &Shared, mut target: impl Write) {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
     use super::*;
@@ -225,12 +265,57 @@ mod tests {
         }
     }
 
+    impl Sink for Gate {
+        fn write_now(&mut self, _bytes: &[u8]) -> usize {
+            0
+        }
+    }
+
+    /// Takes so much at once, and all in the end.
+    struct Keeper {
+        at_once: usize,
+        kept: Sender<(Way, Vec<u8>)>,
+    }
+
+    /// How output came to a [`Keeper`].
+    #[derive(Debug, PartialEq, Eq)]
+    enum Way {
+        AtOnce,
+        ByThread,
+    }
+
+    impl Write for Keeper {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let kept = self.kept.send((Way::ByThread, bytes.to_vec()));
+            kept.map_err(io::Error::other)?;
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Sink for Keeper {
+        fn write_now(&mut self, bytes: &[u8]) -> usize {
+            let count = bytes.len().min(self.at_once);
+            self.kept
+                .send((Way::AtOnce, bytes[..count].to_vec()))
+                .unwrap();
+            count
+        }
+    }
+
+    fn kept(at_once: usize) -> (ConsoleOutput, Receiver<(Way, Vec<u8>)>) {
+        let (kept, seen) = channel();
+        let keeper = Keeper { at_once, kept };
+        (ConsoleOutput::with_sink("keeper".to_owned(), keeper), seen)
+    }
+
     fn gated() -> (ConsoleOutput, Sender<()>, Receiver<Vec<u8>>) {
         let (written, seen) = channel();
         let (opener, open) = channel();
         let gate = Gate { written, open };
-        let (output, drain) = ConsoleOutput::with_writer("gate".to_owned(), gate);
-        drain.start().unwrap();
+        let output = ConsoleOutput::with_sink("gate".to_owned(), gate);
         (output, opener, seen)
     }
 
@@ -242,6 +327,32 @@ mod tests {
         output.push(b"two");
         open.send(()).unwrap();
         assert_eq!(seen.recv().unwrap(), b"two");
+    }
+
+    #[test]
+    fn output_after_a_rest_needs_no_thread() {
+        let (output, seen) = kept(usize::MAX);
+        for text in [b"one", b"two"] {
+            output.push(text);
+            assert_eq!(seen.recv().unwrap(), (Way::AtOnce, text.to_vec()));
+            thread::sleep(2 * REST);
+        }
+        assert!(output.0.lock().activity == Activity::Absent);
+    }
+
+    #[test]
+    fn thread_writes_what_does_not_go_at_once_and_what_follows_soon() {
+        let (output, seen) = kept(2);
+        output.push(b"one");
+        output.push(b"two");
+        assert_eq!(seen.recv().unwrap(), (Way::AtOnce, b"on".to_vec()));
+        let mut rest = Vec::new();
+        while rest.len() < 4 {
+            let (way, bytes) = seen.recv().unwrap();
+            assert_eq!(way, Way::ByThread);
+            rest.extend(bytes);
+        }
+        assert_eq!(rest, b"etwo");
     }
 
     #[test]

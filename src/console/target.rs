@@ -1,19 +1,21 @@
 //! Where the console's output is written: standard output, or a file.
 //!
-//! Writing may block, and runs on the thread of its output; opening does not, and runs on the
-//! control thread.
+//! Writing may block, and runs on the thread of its output, unless that is known not to block; opening
+//! does not, and runs on the control thread.
 
 use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, IoSlice, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use rustix::stdio::stdout;
+
+use super::output::Sink;
 
 /// Why a file cannot take the console's output.
 #[derive(Debug, thiserror::Error)]
@@ -120,6 +122,16 @@ impl fmt::Display for Target {
     }
 }
 
+impl Sink for Target {
+    /// Nothing where the host's kernel cannot say whether it would wait, as for terminals.
+    fn write_now(&mut self, bytes: &[u8]) -> usize {
+        // In place of an offset: where the file is, and from there on.
+        const HERE: u64 = u64::MAX;
+        let pieces = [IoSlice::new(bytes)];
+        pwritev2(self.fd(), &pieces, HERE, ReadWriteFlags::NOWAIT).unwrap_or(0)
+    }
+}
+
 impl Write for Target {
     /// Waits for room, also where another process that shares standard output has made it
     /// non-blocking.
@@ -219,6 +231,31 @@ mod tests {
         let mut text = String::new();
         reader.read_to_string(&mut text).unwrap();
         assert_eq!(text, "early");
+    }
+
+    #[test]
+    fn what_is_written_at_once_goes_on_where_the_rest_ended() {
+        let directory = directory();
+        let path = directory.path().join("log");
+        let mut target = Target::file(&path).unwrap();
+        target.write_all(b"one").unwrap();
+        // Not every file system can tell whether it would wait.
+        let written = target.write_now(b"two");
+        target.write_all(&b"two"[written..]).unwrap();
+        target.write_all(b"three").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"onetwothree");
+    }
+
+    #[test]
+    fn nothing_is_written_at_once_to_a_full_pipe() {
+        let (_reader, writer) = io::pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&writer, 4096).unwrap();
+        let mut target = Target::File {
+            path: "pipe".into(),
+            file: std::os::fd::OwnedFd::from(writer).into(),
+        };
+        target.write_all(&[b'x'; 4096]).unwrap();
+        assert_eq!(target.write_now(b"y"), 0);
     }
 
     #[test]

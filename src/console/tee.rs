@@ -134,14 +134,8 @@ mod tests {
     const MORE_THAN_A_PIPE_HOLDS: usize = 128 * 1024;
     const ENOUGH: Duration = Duration::from_secs(60);
 
-    fn started(target: Target) -> ConsoleOutput {
-        let (output, drain) = ConsoleOutput::new(target);
-        drain.start().unwrap();
-        output
-    }
-
     fn file(path: &Path) -> ConsoleOutput {
-        started(Target::file(path).unwrap())
+        ConsoleOutput::new(Target::file(path).unwrap())
     }
 
     /// A pipe that takes 64 KiB and no more, for as long as its reader lives.
@@ -151,7 +145,7 @@ mod tests {
             path: "pipe".into(),
             file: std::os::fd::OwnedFd::from(writer).into(),
         };
-        (reader, started(target))
+        (reader, ConsoleOutput::new(target))
     }
 
     fn waiting_for(text: &str) -> Console {

@@ -146,11 +146,13 @@ impl VcpuThread {
         let mut state = self.shared.lock();
         let immediate_exit = ImmediateExit::of(&mut vcpu);
         immediate_exit.set(state.request != Request::Run);
-        state.immediate_exit = Some(immediate_exit);
+        let replaced = state.immediate_exit.replace(immediate_exit);
         state.next = Some(vcpu);
         // Whoever wakes up needs the lock.
         drop(state);
-        self.shared.changed.notify_all();
+        if replaced.is_some() {
+            self.shared.changed.notify_all();
+        }
     }
 
     /// Lets the vCPU run.

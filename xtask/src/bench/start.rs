@@ -3,6 +3,7 @@
 //! halted. Times are on the monotonic clock.
 
 use std::path::Path;
+use std::thread;
 use std::time::Duration;
 
 use crate::error::Result;
@@ -15,6 +16,8 @@ use super::taken::Taken;
 
 /// Rounds of what hardly varies, at most.
 const MEMORY_ROUNDS: u32 = 5;
+/// Before a start: the kernel is done by then with what the process before has left to it.
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// One round of one program.
 #[derive(Debug, Clone, Copy)]
@@ -32,7 +35,7 @@ struct Rounds {
     pss: Vec<f64>,
 }
 
-/// Takes `rounds` of each program in turn. The first of `programs` is ours.
+/// Takes `rounds` of each program. The first of `programs` is ours.
 ///
 /// # Errors
 ///
@@ -77,6 +80,7 @@ pub fn measure(
 }
 
 fn round(program: &Program<'_>, guests: &Guests, directory: &Path) -> Result<Round> {
+    thread::sleep(PAUSE);
     let started = program.start(guests, Ending::End, directory, 0)?;
     let ended = started.running.await_end()?;
     Ok(Round {
