@@ -75,8 +75,26 @@ Exit status:
     disable_help_subcommand = true
 )]
 pub struct Arguments {
+    #[command(flatten)]
+    pub boot: BootOptions,
+    #[command(flatten)]
+    pub machine: MachineOptions,
+    #[command(flatten)]
+    pub control: ControlOptions,
+    #[command(flatten)]
+    pub life: LifeOptions,
+    #[command(flatten)]
+    pub testing: TestOptions,
+    #[command(flatten)]
+    pub output: OutputOptions,
+}
+
+/// What the machine boots, and how.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Boot")]
+pub struct BootOptions {
     /// Kernel (required): an x86-64 bzImage (Linux 3.8 or later) or ELF vmlinux
-    #[arg(long, value_name = "PATH", help_heading = "Boot")]
+    #[arg(long, value_name = "PATH")]
     pub kernel: Option<PathBuf>,
 
     /// Who unpacks the kernel in a bzImage: direct, aerostat does, and moves it to where chance has it
@@ -85,7 +103,6 @@ pub struct Arguments {
     #[arg(
         long,
         value_name = "METHOD",
-        help_heading = "Boot",
         default_value = "direct",
         hide_possible_values = true
     )]
@@ -93,28 +110,31 @@ pub struct Arguments {
 
     /// Keep kernels that were unpacked in this directory, which is made if there is none: the next boot
     /// of the same kernel is faster, unless it is compressed with LZ4, which is fast already
-    #[arg(long, value_name = "DIR", help_heading = "Boot")]
+    #[arg(long, value_name = "DIR")]
     pub kernel_cache: Option<PathBuf>,
 
     /// Initial RAM disk
-    #[arg(long, value_name = "PATH", help_heading = "Boot")]
+    #[arg(long, value_name = "PATH")]
     pub initrd: Option<PathBuf>,
 
     /// Kernel command line, in place of the default
     #[arg(
         long,
         value_name = "TEXT",
-        help_heading = "Boot",
         default_value = DEFAULT_CMDLINE,
         allow_hyphen_values = true
     )]
     pub cmdline: String,
+}
 
+/// What the guest finds.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Machine")]
+pub struct MachineOptions {
     /// CPUs, 1 to 64
     #[arg(
         long,
         value_name = "N",
-        help_heading = "Machine",
         default_value = "1",
         value_parser = values::cpus
     )]
@@ -125,7 +145,7 @@ pub struct Arguments {
     /// hugepage=2M|1G is the size of hugetlbfs' pages (2M); thp=on|off asks for transparent huge
     /// pages, or for none (default: as the host does it); prealloc=on|off takes all of it from the
     /// host before the guest starts (off); lock=on|off keeps it from being swapped out (off)
-    #[arg(long, value_name = "SIZE,KEY=VALUE,…", help_heading = "Machine")]
+    #[arg(long, value_name = "SIZE,KEY=VALUE,…")]
     pub mem: Option<MemoryArgument>,
 
     /// Memory balloon: off, on, or options: deflate-on-oom=on|off lets a guest that is short of
@@ -134,19 +154,13 @@ pub struct Arguments {
     /// free pages with (on); id=NAME names it to QMP (balloon0); min=SIZE is what the guest always
     /// keeps (0); max-rate=SIZE/s is how fast it is asked to give memory (as fast as it can);
     /// stall-after=TIME is how long it may make no progress before it counts as stalled (5s)
-    #[arg(
-        long,
-        value_name = "off|KEY=VALUE,…",
-        help_heading = "Machine",
-        default_value = "on"
-    )]
+    #[arg(long, value_name = "off|KEY=VALUE,…", default_value = "on")]
     pub balloon: BalloonArgument,
 
     /// Name of the machine, as QMP's `query-name` tells it: at most 255 bytes
     #[arg(
         long,
         value_name = "TEXT",
-        help_heading = "Machine",
         value_parser = values::name
     )]
     pub name: Option<String>,
@@ -155,13 +169,17 @@ pub struct Arguments {
     #[arg(
         long,
         value_name = "UUID",
-        help_heading = "Machine",
         value_parser = values::uuid
     )]
     pub uuid: Option<String>,
+}
 
+/// How the machine is told what to do.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Control")]
+pub struct ControlOptions {
     /// Read options from this TOML file; those given here as well count from here
-    #[arg(long, value_name = "FILE", help_heading = "Control")]
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
     /// Unix socket on which QMP is served; may be repeated. mode=0660 and group=NAME let a group
@@ -171,28 +189,31 @@ pub struct Arguments {
     #[arg(
         long,
         value_name = "PATH,KEY=VALUE,…",
-        help_heading = "Control",
         value_parser = OsStringValueParser::new().try_map(SocketArgument::parse)
     )]
     pub qmp: Vec<SocketArgument>,
 
     /// Do not run the guest before QMP's `cont`
-    #[arg(long, help_heading = "Control")]
+    #[arg(long)]
     pub paused: bool,
+}
 
+/// What follows when something happens to the machine.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Life cycle")]
+pub struct LifeOptions {
     /// End the machine when the guest or QMP resets it
-    #[arg(long, help_heading = "Life cycle")]
+    #[arg(long)]
     pub no_reboot: bool,
 
     /// Stay, stopped, after the guest has powered off
-    #[arg(long, help_heading = "Life cycle")]
+    #[arg(long)]
     pub no_shutdown: bool,
 
     /// What SIGTERM does: end the machine, or ask the guest to power off
     #[arg(
         long,
         value_name = "quit|powerdown",
-        help_heading = "Life cycle",
         default_value = "quit",
         hide_possible_values = true
     )]
@@ -202,7 +223,6 @@ pub struct Arguments {
     #[arg(
         long,
         value_name = "exit|pause|reset",
-        help_heading = "Life cycle",
         default_value = "exit",
         hide_possible_values = true
     )]
@@ -212,17 +232,20 @@ pub struct Arguments {
     #[arg(
         long,
         value_name = "exit|pause",
-        help_heading = "Life cycle",
         default_value = "exit",
         hide_possible_values = true
     )]
     pub on_error: ErrorPolicy,
+}
 
+/// What a test wants of a machine.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Testing kernels")]
+pub struct TestOptions {
     /// End with status 124 after this time: 60s, 2m, 500ms; a bare number counts seconds
     #[arg(
         long,
         value_name = "DURATION",
-        help_heading = "Testing kernels",
         value_parser = values::timeout
     )]
     pub timeout: Option<Duration>,
@@ -232,7 +255,6 @@ pub struct Arguments {
     #[arg(
         long,
         value_name = "TEXT",
-        help_heading = "Testing kernels",
         value_parser = values::expected_text,
         allow_hyphen_values = true
     )]
@@ -240,20 +262,20 @@ pub struct Arguments {
 
     /// Let the guest end the machine by writing to port 0xf4, as with QEMU's isa-debug-exit, with
     /// status (value << 1) | 1
-    #[arg(long, help_heading = "Testing kernels")]
+    #[arg(long)]
     pub debug_exit: bool,
 
     /// Let the guest have the times of its boot logged by writing a byte of its choice to port 0xf8
-    #[arg(long, help_heading = "Testing kernels")]
+    #[arg(long)]
     pub boot_timer: bool,
+}
 
+/// What is printed, and where.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Console and log")]
+pub struct OutputOptions {
     /// Serial console: stdio, off, or file:PATH; may be repeated, off stands alone
-    #[arg(
-        long,
-        value_name = "stdio|off|file:PATH",
-        help_heading = "Console and log",
-        default_value = "stdio"
-    )]
+    #[arg(long, value_name = "stdio|off|file:PATH", default_value = "stdio")]
     pub serial: Vec<SerialValue>,
 
     /// Log more: -v what happens, -vv details, -vvv everything; --verbose=0 warnings only
@@ -261,7 +283,6 @@ pub struct Arguments {
         short,
         long,
         value_name = "0..3",
-        help_heading = "Console and log",
         num_args = 0..=1,
         require_equals = true,
         default_missing_value = "1",
@@ -272,7 +293,7 @@ pub struct Arguments {
     pub verbose: Vec<u8>,
 
     /// Log to this file rather than to standard error
-    #[arg(long, value_name = "PATH", help_heading = "Console and log")]
+    #[arg(long, value_name = "PATH")]
     pub log_file: Option<PathBuf>,
 }
 

@@ -194,7 +194,15 @@ impl TryFrom<Arguments> for Options {
     type Error = OptionsError;
 
     fn try_from(arguments: Arguments) -> Result<Self, OptionsError> {
-        let (kernel, mem) = match (arguments.kernel, arguments.mem) {
+        let Arguments {
+            boot,
+            machine,
+            control,
+            life,
+            testing,
+            output,
+        } = arguments;
+        let (kernel, mem) = match (boot.kernel, machine.mem) {
             (Some(kernel), Some(mem)) => (kernel, mem),
             (kernel, mem) => {
                 let kernel = kernel.is_none().then_some("--kernel PATH");
@@ -204,14 +212,14 @@ impl TryFrom<Arguments> for Options {
                 ));
             }
         };
-        let serial = consoles(arguments.serial)?;
-        if arguments.expect.is_some() && serial.is_empty() {
+        let serial = consoles(output.serial)?;
+        if testing.expect.is_some() && serial.is_empty() {
             return Err(OptionsError::ExpectWithoutConsole);
         }
-        if arguments.paused && arguments.qmp.is_empty() {
+        if control.paused && control.qmp.is_empty() {
             return Err(OptionsError::PausedWithoutQmp);
         }
-        let mut balloon = arguments.balloon.0;
+        let mut balloon = machine.balloon.0;
         if let Some(balloon) = &mut balloon
             && let Backing::HugeTlb(size) = mem.ram.backing
         {
@@ -228,36 +236,36 @@ impl TryFrom<Arguments> for Options {
             let mem = mem.size;
             return Err(OptionsError::MinAboveMemory { min, mem });
         }
-        distinct_sockets(&arguments.qmp)?;
-        if arguments.debug_exit && arguments.no_shutdown {
+        distinct_sockets(&control.qmp)?;
+        if testing.debug_exit && life.no_shutdown {
             return Err(OptionsError::DebugExitWithoutShutdown);
         }
         Ok(Self {
             kernel,
-            boot: arguments.boot,
-            kernel_cache: arguments.kernel_cache,
-            initrd: arguments.initrd,
-            cmdline: arguments.cmdline,
-            cpus: arguments.cpus,
+            boot: boot.boot,
+            kernel_cache: boot.kernel_cache,
+            initrd: boot.initrd,
+            cmdline: boot.cmdline,
+            cpus: machine.cpus,
             mem: mem.size,
             ram: mem.ram,
             balloon,
-            name: arguments.name,
-            uuid: arguments.uuid,
-            qmp: arguments.qmp,
-            paused: arguments.paused,
-            no_reboot: arguments.no_reboot,
-            no_shutdown: arguments.no_shutdown,
-            on_term: arguments.on_term,
-            on_panic: arguments.on_panic,
-            on_error: arguments.on_error,
-            timeout: arguments.timeout,
-            expect: arguments.expect,
-            debug_exit: arguments.debug_exit,
-            boot_timer: arguments.boot_timer,
+            name: machine.name,
+            uuid: machine.uuid,
+            qmp: control.qmp,
+            paused: control.paused,
+            no_reboot: life.no_reboot,
+            no_shutdown: life.no_shutdown,
+            on_term: life.on_term,
+            on_panic: life.on_panic,
+            on_error: life.on_error,
+            timeout: testing.timeout,
+            expect: testing.expect,
+            debug_exit: testing.debug_exit,
+            boot_timer: testing.boot_timer,
             serial,
-            verbose: sum_of_verbosity(arguments.verbose),
-            log_file: arguments.log_file,
+            verbose: sum_of_verbosity(output.verbose),
+            log_file: output.log_file,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The host's side of guest memory: a range of this process's addresses, and the file behind it if
 //! there is one.
 
+use std::ffi::c_void;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
@@ -122,9 +123,21 @@ fn sealed_file(bytes: usize, flags: MemfdFlags) -> io::Result<File> {
 
 /// Maps at a multiple of `alignment` without reserving anything.
 fn map_aligned(bytes: usize, alignment: usize, file: Option<&File>) -> io::Result<usize> {
+    // Recent kernels align large mappings by themselves, most of the time.
+    // SAFETY: the host chooses where.
+    let address = unsafe { map_at(null_mut(), bytes, MapFlags::empty(), file)? };
+    if address.is_multiple_of(alignment) {
+        return Ok(address);
+    }
+    // SAFETY: just mapped, and nobody else knows of it.
+    unsafe { munmap(with_exposed_provenance_mut(address), bytes)? };
+    map_within_room(bytes, alignment, file)
+}
+
+/// The same on any kernel, by way of more room than is needed.
+fn map_within_room(bytes: usize, alignment: usize, file: Option<&File>) -> io::Result<usize> {
     let too_large = || io::Error::from(Errno::NOMEM);
     let room = bytes.checked_add(alignment).ok_or_else(too_large)?;
-    let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping, at an address that the host chooses.
     let reserved = unsafe {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
@@ -135,13 +148,7 @@ fn map_aligned(bytes: usize, alignment: usize, file: Option<&File>) -> io::Resul
     let at = with_exposed_provenance_mut(aligned);
     // SAFETY: the range is part of what was just mapped, which nobody else knows of. When this
     // fails, all of it is left as it is: there might be a hole in it that is somebody else's now.
-    unsafe {
-        let flags = MapFlags::FIXED | MapFlags::NORESERVE;
-        match file {
-            Some(file) => mmap(at, bytes, access, flags | MapFlags::SHARED, file, 0)?,
-            None => mmap_anonymous(at, bytes, access, flags | MapFlags::PRIVATE)?,
-        };
-    }
+    unsafe { map_at(at, bytes, MapFlags::FIXED, file)? };
     let end = aligned + bytes;
     for (from, to) in [(start, aligned), (end, start + room)] {
         if from < to {
@@ -150,6 +157,28 @@ fn map_aligned(bytes: usize, alignment: usize, file: Option<&File>) -> io::Resul
         }
     }
     Ok(aligned)
+}
+
+/// Maps `bytes` of `file`, or of memory, without reserving anything.
+///
+/// # Safety
+/// With [`MapFlags::FIXED`], nobody may use what is mapped there.
+unsafe fn map_at(
+    address: *mut c_void,
+    bytes: usize,
+    flags: MapFlags,
+    file: Option<&File>,
+) -> io::Result<usize> {
+    let access = ProtFlags::READ | ProtFlags::WRITE;
+    let flags = flags | MapFlags::NORESERVE;
+    // SAFETY: a new mapping, where nothing is or where the caller says that nobody uses it.
+    let address = unsafe {
+        match file {
+            Some(file) => mmap(address, bytes, access, flags | MapFlags::SHARED, file, 0)?,
+            None => mmap_anonymous(address, bytes, access, flags | MapFlags::PRIVATE)?,
+        }
+    };
+    Ok(address.expose_provenance())
 }
 
 /// Maps huge pages and reserves all of them; the host aligns such mappings.
@@ -193,5 +222,34 @@ impl Bitmap for Keeper {
 impl NewBitmap for Keeper {
     fn with_len(_len: usize) -> Self {
         Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BYTES: usize = 6 << 20;
+    const ALIGNMENT: usize = 2 << 20;
+
+    /// Maps memory or a file, at an alignment.
+    type Map = fn(usize, usize, Option<&File>) -> io::Result<usize>;
+
+    #[test]
+    fn every_way_to_map_gives_aligned_memory() {
+        let file = sealed_file(BYTES, MemfdFlags::empty()).unwrap();
+        for map in [map_aligned as Map, map_within_room] {
+            for file in [None, Some(&file)] {
+                let address = map(BYTES, ALIGNMENT, file).unwrap();
+                assert!(address.is_multiple_of(ALIGNMENT));
+                let last = with_exposed_provenance_mut::<u8>(address + BYTES - 1);
+                // SAFETY: the last byte of what was mapped for this test alone.
+                unsafe {
+                    last.write(7);
+                    assert_eq!(last.read(), 7);
+                    munmap(with_exposed_provenance_mut(address), BYTES).unwrap();
+                }
+            }
+        }
     }
 }
