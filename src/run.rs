@@ -97,8 +97,8 @@ pub fn run(options: &Options, begun: Instant) -> Result<u8, Failure> {
     }
     let ending = event_loop.run();
     say_last_words(server.as_ref(), consoles.all.as_ref());
-    // The process ends: the host takes back memory, CPUs and threads all at once, and sooner.
-    std::mem::forget(machine);
+    // The process ends: the host takes back memory, CPUs, threads and files all at once, and sooner.
+    std::mem::forget((machine, event_loop, server));
     outcome(ending, options, &consoles)
 }
 

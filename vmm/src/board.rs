@@ -25,19 +25,14 @@ pub(crate) struct Board {
     pub(crate) vcpus: Vec<VcpuFd>,
 }
 
-/// Makes a virtual machine with `cpus` CPUs that has `memory`. Devices do not know of it yet.
+/// Makes a virtual machine without CPUs that has `memory`.
 ///
 /// Memory slots come before the interrupt controllers: the first change of slots waits for a
 /// grace period once the controllers are registered, which costs milliseconds.
 ///
 /// # Errors
 /// The step that KVM refused.
-pub(crate) fn assemble(
-    host: &Host,
-    cpuid: &CpuId,
-    cpus: u8,
-    memory: &GuestMemory,
-) -> Result<Board, BuildError> {
+pub(crate) fn make_vm(host: &Host, memory: &GuestMemory) -> Result<VmFd, BuildError> {
     let vm = host
         .kvm
         .create_vm()
@@ -53,14 +48,22 @@ pub(crate) fn assemble(
     };
     vm.enable_cap(&local_apics)
         .map_err(kvm("create local interrupt controllers"))?;
-    let vcpus = (0..cpus)
-        .map(|index| create_vcpu(&vm, cpuid, index, cpus))
-        .collect::<Result<Vec<_>, _>>()?;
-    let vm = Arc::new(vm);
-    Ok(Board { vm, vcpus })
+    Ok(vm)
 }
 
 impl Board {
+    /// `vm` with `cpus` CPUs, of which `cpuid` says what they can do. Devices do not know of it yet.
+    ///
+    /// # Errors
+    /// The step that KVM refused.
+    pub(crate) fn new(vm: VmFd, cpuid: &CpuId, cpus: u8) -> Result<Self, BuildError> {
+        let vcpus = (0..cpus)
+            .map(|index| create_vcpu(&vm, cpuid, index, cpus))
+            .collect::<Result<Vec<_>, _>>()?;
+        let vm = Arc::new(vm);
+        Ok(Self { vm, vcpus })
+    }
+
     /// Brings the first CPU to the entry of `kernel`, which is in `memory`, connects `devices`, and gives
     /// the CPUs to `threads`. Those after the first wait for it to wake them.
     ///

@@ -6,13 +6,14 @@ use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use aerostat_devices::balloon::BalloonSink;
 use aerostat_devices::serial::SerialOutput;
 use aerostat_devices::{Progress, RamError, RamOptions};
 
 use crate::acpi::Platform;
-use crate::board;
+use crate::board::{self, Board};
 use crate::boot::{BootError, BootFiles};
 use crate::boot_timer::{BootTimer, Phase};
 use crate::config::MachineConfig;
@@ -127,8 +128,8 @@ pub(crate) fn resource(what: &'static str) -> impl Fn(io::Error) -> BuildError {
 
 /// Builds a machine. It is in [`RunState::Prelaunch`]: nothing of the guest runs yet.
 ///
-/// All of it in turn, on one thread: most of it takes microseconds, and to wake another CPU up costs more
-/// than it would save.
+/// Nearly all of it in turn, on one thread: most of it takes microseconds, and to wake another CPU up costs
+/// more than it would save.
 ///
 /// # Errors
 /// Those of `io`, or the first step that failed, with its reason.
@@ -137,14 +138,14 @@ pub fn build<E: From<BuildError>>(
     observers: Observers,
     io: impl FnOnce() -> Result<MachineIo, E>,
 ) -> Result<Machine, E> {
-    let host = Host::open().map_err(BuildError::from)?;
+    let host = Arc::new(Host::open().map_err(BuildError::from)?);
     host.check_cpus(config.cpus).map_err(BuildError::from)?;
     let files = BootFiles::open(config).map_err(BuildError::from)?;
     Ok(build_on(host, config, files, io()?, observers)?)
 }
 
 fn build_on(
-    host: Host,
+    host: Arc<Host>,
     config: &MachineConfig,
     mut files: BootFiles,
     io: MachineIo,
@@ -170,14 +171,28 @@ fn build_on(
         serial: devices.serial.is_some(),
         virtio_devices: devices.virtio_count(),
     };
+    // Each CPUID instruction may be an exit where the host is a virtual machine itself. Meanwhile, and on
+    // a thread that has nothing else to do yet:
+    let (sender, supported) = sync_channel(1);
+    let of_kvm = host.clone();
+    let mut ask = Some(move || {
+        // Nobody listens any more where something else has failed.
+        let _ = sender.send(cpuid::supported(&of_kvm.kvm));
+    });
     let spawn = |index| {
-        let thread = VcpuThread::spawn(index, devices.buses.clone(), events.clone());
+        let first = ask.take();
+        let first = move || first.map_or((), |ask| ask());
+        let thread = VcpuThread::spawn(index, devices.buses.clone(), events.clone(), first);
         thread.map_err(resource("a vCPU thread"))
     };
     let vcpus = (0..config.cpus).map(spawn).collect::<Result<Vec<_>, _>>()?;
-    let cpuid = cpuid::supported(&host.kvm).map_err(kvm("say what CPUs it supports"))?;
+    let vm = board::make_vm(&host, memory)?;
+    let cpuid = supported
+        .recv()
+        .unwrap_or_else(|_| cpuid::supported(&host.kvm))
+        .map_err(kvm("say what CPUs it supports"))?;
     memory::check_reach(config.memory, cpuid::address_bits(&cpuid))?;
-    let board = board::assemble(&host, &cpuid, config.cpus, memory)?;
+    let board = Board::new(vm, &cpuid, config.cpus)?;
     done(Phase::Built);
     let boot = files.load(&planned, memory)?;
     boot.write_information(platform, memory)?;

@@ -14,7 +14,7 @@ use kvm_bindings::{CpuId, kvm_clock_data};
 use kvm_ioctls::VmFd;
 
 use crate::acpi::Platform;
-use crate::board;
+use crate::board::{self, Board};
 use crate::boot::BootFiles;
 use crate::boot_timer::{BootTimer, Phase};
 use crate::builder::{BuildError, RamWatch};
@@ -71,7 +71,7 @@ pub struct Machine {
     pub(crate) ram: GuestRam,
     pub(crate) ram_watch: RamWatch,
     pub(crate) cpuid: CpuId,
-    pub(crate) host: Host,
+    pub(crate) host: Arc<Host>,
 }
 
 impl fmt::Debug for Machine {
@@ -274,7 +274,8 @@ impl Machine {
         // Before interrupt lines are connected to another one.
         self.vm = None;
         let cpus = self.platform.cpus;
-        let board = board::assemble(&self.host, &self.cpuid, cpus, memory)?;
+        let vm = board::make_vm(&self.host, memory)?;
+        let board = Board::new(vm, &self.cpuid, cpus)?;
         self.vm = Some(board.start(boot.kernel(), memory, &self.devices, &self.vcpus)?);
         self.events.rearm();
         Ok(())

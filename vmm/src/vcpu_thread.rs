@@ -102,11 +102,12 @@ impl std::fmt::Debug for VcpuThread {
 }
 
 impl VcpuThread {
-    /// Starts the thread, which waits for [`Self::install`] and [`Self::run`].
+    /// Starts the thread, which does `first`, and then waits for [`Self::install`] and [`Self::run`].
     pub(crate) fn spawn(
         index: u8,
         buses: Arc<Buses>,
         events: Arc<GuestEvents>,
+        first: impl FnOnce() + Send + 'static,
     ) -> io::Result<Self> {
         register_kick_handler()?;
         let shared = Arc::new(Shared {
@@ -126,6 +127,7 @@ impl VcpuThread {
             .spawn(move || {
                 let id = rustix::thread::gettid().as_raw_nonzero().get();
                 let _ = own.id.set(id.cast_unsigned());
+                first();
                 run(index, &own, &buses, &events);
             })?;
         Ok(Self {

@@ -6,6 +6,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::Server;
+use super::listeners::Listeners;
 use crate::backend::Backend;
 
 /// How long a client may take to end the line of its `quit`, which was done when the request was
@@ -13,7 +14,8 @@ use crate::backend::Backend;
 const LINE_END: Duration = Duration::from_millis(250);
 
 impl<B: Backend> Server<B> {
-    /// Delivers the events and replies that wait, for at most `limit`, and closes all connections.
+    /// Delivers the events and replies that wait, for at most `limit`, and closes all connections and
+    /// sockets, whose files are gone then.
     /// Events that the throttle holds back go out as the last. To be called once, when the event
     /// loop has ended.
     pub fn finish(&mut self, limit: Duration) {
@@ -51,5 +53,6 @@ impl<B: Backend> Server<B> {
             client.drain_input(&mut self.buffer);
             log::info!("QMP client {} is disconnected", client.number);
         }
+        self.listeners = Listeners::new(Vec::new());
     }
 }

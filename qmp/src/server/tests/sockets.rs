@@ -50,6 +50,13 @@ fn all_files_are_gone_with_the_server() {
 }
 
 #[test]
+fn all_files_are_gone_when_the_clients_have_heard_the_last() {
+    let mut fixture = Fixture::with_sockets(&[("a", false), ("b", true)]);
+    fixture.server().finish(Duration::ZERO);
+    assert_eq!(std::fs::read_dir(fixture.dir.path()).unwrap().count(), 0);
+}
+
+#[test]
 fn guest_starts_when_a_client_has_negotiated_on_each_socket_that_waits() {
     let mut fixture = Fixture::with_sockets(&[("a", true), ("b", false), ("c", true)]);
     let mut silent = fixture.connect_to("c");
