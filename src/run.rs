@@ -96,6 +96,7 @@ pub fn run(options: &Options, begun: Instant) -> Result<u8, Failure> {
         event_loop.add(ConsoleInput::new(serial, output, machine.clone()));
     }
     let ending = event_loop.run();
+    machine.abandon();
     say_last_words(server.as_ref(), consoles.all.as_ref());
     // The process ends: the host takes back memory, CPUs, threads and files all at once, and sooner.
     std::mem::forget((machine, event_loop, server));

@@ -56,6 +56,11 @@ impl MachineHandle {
         self.0.borrow_mut().machine.resume().map(drop)
     }
 
+    /// Leaves the machine to the end of the process, which has begun.
+    pub fn abandon(&self) {
+        self.0.borrow().machine.abandon();
+    }
+
     /// How the machine ended, once it has.
     pub fn take_ending(&self) -> Option<Ending> {
         self.0.borrow_mut().take_ending()

@@ -167,6 +167,12 @@ impl Machine {
         self.devices.power_button.press();
     }
 
+    /// Ends the threads of the vCPUs, without waiting for them: nothing can follow but the end of the
+    /// process.
+    pub fn abandon(&self) {
+        self.vcpus.iter().for_each(VcpuThread::end);
+    }
+
     /// Lets the guest run; whether it did not before.
     ///
     /// # Errors

@@ -162,6 +162,11 @@ impl VcpuThread {
         self.request(Request::Run);
     }
 
+    /// Asks the thread to end.
+    pub(crate) fn end(&self) {
+        self.request(Request::End);
+    }
+
     /// Asks the vCPU to leave the guest; [`Self::wait_parked`] tells when it has.
     pub(crate) fn pause(&self) {
         self.request(Request::Pause);
