@@ -21,8 +21,12 @@ use super::target::Target;
 const CAPACITY: usize = 256 * 1024;
 
 /// Rest after each write, in which more gathers: the guest prints byte by byte, and a system call
-/// for each would cost its vCPU several times what the byte does. Nobody sees it on a terminal.
-const REST: Duration = Duration::from_millis(1);
+/// for each would cost its vCPU several times what the byte does, as would a thread that takes the CPU
+/// from it every other moment. Nobody sees it on a terminal.
+const REST: Duration = Duration::from_millis(10);
+
+/// So much is written without a rest.
+const PLENTY: usize = CAPACITY / 4;
 
 /// What takes the output.
 pub(super) trait Sink: Write + Send {
@@ -52,6 +56,8 @@ struct Buffer {
     activity: Activity,
     /// When output was last written past the buffer.
     written_past: Option<Instant>,
+    /// Somebody waits for all to be written.
+    is_awaited: bool,
     /// Writing has failed; nothing will be written again.
     broken: bool,
 }
@@ -66,6 +72,20 @@ impl Buffer {
         let rests = matches!(self.activity, Activity::Absent | Activity::Waiting);
         let was_long_ago = |written: Instant| written.elapsed() >= REST;
         rests && self.is_empty() && self.written_past.is_none_or(was_long_ago)
+    }
+
+    /// Whether a rest ends before its time.
+    fn ends_rest(&self) -> bool {
+        self.bytes.len() >= PLENTY || self.is_awaited && !self.is_empty()
+    }
+
+    /// Whether there is something to do for a thread that sleeps.
+    fn is_due(&self) -> bool {
+        match self.activity {
+            Activity::Waiting => !self.is_empty(),
+            Activity::Resting => self.ends_rest(),
+            Activity::Absent | Activity::Writing => false,
+        }
     }
 
     /// Takes all `bytes`, or drops what there is no room for.
@@ -148,8 +168,9 @@ impl ConsoleOutput {
         if bytes.is_empty() {
             return;
         }
-        let wakes = buffer.is_empty() && buffer.activity == Activity::Waiting;
+        let was_due = buffer.is_due();
         buffer.take(bytes);
+        let wakes = buffer.is_due() && !was_due;
         if buffer.activity == Activity::Absent {
             self.start_thread(&mut buffer);
         }
@@ -178,12 +199,14 @@ impl ConsoleOutput {
         let pending = |buffer: &mut Buffer| {
             !buffer.broken && (buffer.activity == Activity::Writing || !buffer.is_empty())
         };
+        let mut buffer = self.0.lock();
+        buffer.is_awaited = true;
+        self.0.filled.notify_one();
+        let waited = self.0.drained.wait_timeout_while(buffer, limit, pending);
         let timed_out = {
-            let waited = self
-                .0
-                .drained
-                .wait_timeout_while(self.0.lock(), limit, pending);
-            waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+            let (mut buffer, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+            buffer.is_awaited = false;
+            waited.timed_out()
         };
         // Standard error may be blocked as well: without the lock, nobody waits for it.
         if timed_out {
@@ -231,10 +254,11 @@ fn drain(shared: &Shared) {
                 ..Buffer::default()
             };
         }
-        drop(buffer);
         shared.drained.notify_all();
-        thread::sleep(REST);
-        buffer = shared.lock();
+        let rested = shared
+            .filled
+            .wait_timeout_while(buffer, REST, |buffer| !buffer.ends_rest());
+        buffer = rested.unwrap_or_else(PoisonError::into_inner).0;
         buffer.activity = Activity::Waiting;
     }
 }
@@ -353,6 +377,22 @@ mod tests {
             rest.extend(bytes);
         }
         assert_eq!(rest, b"etwo");
+    }
+
+    #[test]
+    fn rest_lasts_until_there_is_plenty_or_somebody_waits() {
+        let mut buffer = Buffer {
+            activity: Activity::Resting,
+            ..Buffer::default()
+        };
+        assert!(!buffer.is_due());
+        buffer.take(b"x");
+        assert!(!buffer.is_due());
+        buffer.is_awaited = true;
+        assert!(buffer.is_due());
+        buffer.is_awaited = false;
+        buffer.take(&[b'x'; PLENTY]);
+        assert!(buffer.is_due());
     }
 
     #[test]
