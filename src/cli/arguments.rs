@@ -21,15 +21,6 @@ pub const CHECK: &str = "check";
 /// Options that cannot stand in a configuration file.
 const NOT_IN_FILES: [&str; 3] = ["config", "help", "version"];
 
-/// Options without a value of their own.
-const FLAGS: [&str; 5] = [
-    "paused",
-    "no_reboot",
-    "no_shutdown",
-    "debug_exit",
-    "boot_timer",
-];
-
 const USAGE: &str = "\
 aerostat --kernel PATH --mem SIZE [OPTIONS]
        aerostat --config FILE [OPTIONS]
@@ -308,7 +299,8 @@ pub struct OutputOptions {
 
 /// The whole command line: the options, or `check` and the options.
 pub fn command() -> Command {
-    let check = with_switches(Arguments::augment_args(Command::new(CHECK)))
+    let check = Arguments::augment_args(Command::new(CHECK))
+        .mut_args(switch)
         // The attributes of the whole command came along with its options.
         .override_usage("aerostat check [OPTIONS]")
         .after_help(CHECK_AFTER_HELP)
@@ -328,18 +320,16 @@ pub fn command_for(line: &[OsString]) -> Command {
 
 fn with_check(check: Command) -> Command {
     let check = check.about(CHECK_ABOUT);
-    with_switches(Arguments::command()).subcommand(check)
+    Arguments::command().mut_args(switch).subcommand(check)
 }
 
 /// Lets every flag be taken back: one that a configuration file sets is switched off by `=off`.
-fn with_switches(command: Command) -> Command {
-    FLAGS
-        .into_iter()
-        .fold(command, |command, flag| command.mut_arg(flag, switch))
-}
-
-fn switch(flag: Arg) -> Arg {
-    flag.action(ArgAction::Set)
+fn switch(option: Arg) -> Arg {
+    if !matches!(option.get_action(), ArgAction::SetTrue) {
+        return option;
+    }
+    option
+        .action(ArgAction::Set)
         .value_name("on|off")
         .num_args(0..=1)
         .require_equals(true)
@@ -361,20 +351,4 @@ pub fn key(option: &Arg) -> &str {
     option
         .get_long()
         .unwrap_or_else(|| option.get_id().as_str())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_flag_can_be_taken_back() {
-        let command = Arguments::command();
-        let flags: Vec<_> = command
-            .get_arguments()
-            .filter(|option| matches!(option.get_action(), ArgAction::SetTrue))
-            .map(|option| option.get_id().as_str())
-            .collect();
-        assert_eq!(flags, FLAGS);
-    }
 }
