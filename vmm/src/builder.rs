@@ -180,8 +180,12 @@ fn build_on(
         let _ = sender.send(cpuid::supported(&of_kvm.kvm));
     });
     let spawn = |index| {
-        let first = ask.take();
-        let first = move || first.map_or((), |ask| ask());
+        let ask = ask.take();
+        let first = move || {
+            if let Some(ask) = ask {
+                ask();
+            }
+        };
         let thread = VcpuThread::spawn(index, devices.buses.clone(), events.clone(), first);
         thread.map_err(resource("a vCPU thread"))
     };
