@@ -66,7 +66,9 @@ fn guest_with_8_gib_sees_8_gib() {
 
 #[test]
 fn bzimage_boots_with_initrd_and_default_command_line() {
-    let mut machine = booted("256M");
+    let setup = Setup::linux_by_default("256M").expect("guest files");
+    let mut machine = setup.start().expect("start");
+    machine.wait_for_shell().expect("boot");
 
     let cmdline = machine
         .console

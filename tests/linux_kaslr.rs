@@ -40,8 +40,7 @@ struct Place {
 /// command line.
 fn placed(setup: Setup, words: &str) -> Machine {
     let cmdline = format!("console=ttyS0 panic=-1 quiet rdinit=/place-init {words}");
-    let setup = setup.argument("--cmdline", cmdline);
-    setup.start().expect("start")
+    setup.cmdline(&cmdline).start().expect("start")
 }
 
 /// What it says after its next boot.

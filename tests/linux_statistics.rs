@@ -132,10 +132,7 @@ fn set(qmp: &mut Client, property: &str, value: impl Into<Value>) {
 fn guest_that_clears_free_pages_gives_them_back_while_reporting_is_on() {
     let mut machine = Setup::linux("512M")
         .expect("guest files")
-        .argument(
-            "--cmdline",
-            "console=ttyS0 panic=-1 page_poison=1 init_on_free=1",
-        )
+        .cmdline("console=ttyS0 panic=-1 quiet page_poison=1 init_on_free=1")
         .start()
         .expect("start");
     machine.wait_for_shell().expect("boot");

@@ -138,6 +138,16 @@ impl Setup {
     ///
     /// As [`LinuxFiles::find`] and [`binary_under_test`].
     pub fn linux(mem: &str) -> Result<Self> {
+        Ok(Self::linux_by_default(mem)?.cmdline("console=ttyS0 panic=-1 quiet"))
+    }
+
+    /// As [`Self::linux`], with the default command line: the kernel prints all that it does, which takes
+    /// half of a boot where the CPU is emulated.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::linux`].
+    pub fn linux_by_default(mem: &str) -> Result<Self> {
         let files = LinuxFiles::find()?;
         let setup = Self::new(&binary_under_test()?, &files.bzimage(), mem);
         Ok(setup.argument("--initrd", files.initramfs()))
@@ -178,7 +188,12 @@ impl Setup {
 
     /// Replaces the kernel's command line.
     #[must_use]
-    pub fn cmdline(self, text: &str) -> Self {
+    pub fn cmdline(mut self, text: &str) -> Self {
+        // In place of the one before.
+        let before = self.arguments.iter().position(|word| word == "--cmdline");
+        if let Some(at) = before {
+            self.arguments.drain(at..at + 2);
+        }
         self.argument("--cmdline", text)
     }
 
