@@ -7,6 +7,8 @@
 //! What comes after a rest is written at once where that goes without waiting, so that it is there before
 //! another thread could have woken up; a guest that prints no more than that needs no thread.
 
+mod buffer;
+
 use std::fmt;
 use std::io::Write;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -16,90 +18,13 @@ use std::time::{Duration, Instant};
 use aerostat_devices::LogLimit;
 
 use super::target::Target;
-
-/// Bytes kept for a reader that does not read: some thousand lines.
-const CAPACITY: usize = 256 * 1024;
-
-/// Rest after each write, in which more gathers: the guest prints byte by byte, and a system call
-/// for each would cost its vCPU several times what the byte does, as would a thread that takes the CPU
-/// from it every other moment. Nobody sees it on a terminal.
-const REST: Duration = Duration::from_millis(10);
-
-/// So much is written without a rest.
-const PLENTY: usize = CAPACITY / 4;
+use buffer::{Activity, Buffer, REST};
 
 /// What takes the output.
 pub(super) trait Sink: Write + Send {
     /// Writes as much of `bytes` as goes without waiting; how much that was. What is wrong with the sink
     /// is for [`Write::write`] to find.
     fn write_now(&mut self, bytes: &[u8]) -> usize;
-}
-
-/// What the thread does.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Activity {
-    /// There is none yet.
-    #[default]
-    Absent,
-    /// It is to be woken for more output.
-    Waiting,
-    /// It writes what it has taken, and will then look for more.
-    Writing,
-    /// It lets output gather, and will then look for more.
-    Resting,
-}
-
-#[derive(Default)]
-struct Buffer {
-    bytes: Vec<u8>,
-    dropped: u64,
-    activity: Activity,
-    /// When output was last written past the buffer.
-    written_past: Option<Instant>,
-    /// Somebody waits for all to be written.
-    is_awaited: bool,
-    /// Writing has failed; nothing will be written again.
-    broken: bool,
-}
-
-impl Buffer {
-    fn is_empty(&self) -> bool {
-        self.bytes.is_empty() && self.dropped == 0
-    }
-
-    /// Whether all that was printed is written, and not just now.
-    fn is_rested(&self) -> bool {
-        let rests = matches!(self.activity, Activity::Absent | Activity::Waiting);
-        let was_long_ago = |written: Instant| written.elapsed() >= REST;
-        rests && self.is_empty() && self.written_past.is_none_or(was_long_ago)
-    }
-
-    /// Whether a rest ends before its time.
-    fn ends_rest(&self) -> bool {
-        self.bytes.len() >= PLENTY || self.is_awaited && !self.is_empty()
-    }
-
-    /// Whether there is something to do for a thread that sleeps.
-    fn is_due(&self) -> bool {
-        match self.activity {
-            Activity::Waiting => !self.is_empty(),
-            Activity::Resting => self.ends_rest(),
-            Activity::Absent | Activity::Writing => false,
-        }
-    }
-
-    /// Takes all `bytes`, or drops what there is no room for.
-    fn take(&mut self, bytes: &[u8]) {
-        // Once something was dropped, nothing is taken until the gap is marked.
-        let room = if self.dropped > 0 {
-            0
-        } else {
-            CAPACITY - self.bytes.len()
-        };
-        let taken = bytes.len().min(room);
-        self.bytes.extend_from_slice(&bytes[..taken]);
-        self.dropped += (bytes.len() - taken) as u64;
-    }
 }
 
 struct Shared {
@@ -268,6 +193,7 @@ mod tests {
     use std::io;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
+    use super::buffer::CAPACITY;
     use super::*;
 
     /// Hands out what is to be written, then blocks until it is told to go on.
@@ -377,22 +303,6 @@ mod tests {
             rest.extend(bytes);
         }
         assert_eq!(rest, b"etwo");
-    }
-
-    #[test]
-    fn rest_lasts_until_there_is_plenty_or_somebody_waits() {
-        let mut buffer = Buffer {
-            activity: Activity::Resting,
-            ..Buffer::default()
-        };
-        assert!(!buffer.is_due());
-        buffer.take(b"x");
-        assert!(!buffer.is_due());
-        buffer.is_awaited = true;
-        assert!(buffer.is_due());
-        buffer.is_awaited = false;
-        buffer.take(&[b'x'; PLENTY]);
-        assert!(buffer.is_due());
     }
 
     #[test]
