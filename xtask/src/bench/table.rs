@@ -120,7 +120,7 @@ pub fn text(figures: &[Figure], has_qemu: bool) -> String {
         }
     }
     text.push_str(
-        "Times and rates are medians of rounds taken in turn, unless the name says _p99 or _max; those \
+        "Times and rates are medians of rounds, unless the name says _p99 or _max; those \
          of density are of one run of each.\n",
     );
     if !has_qemu {
