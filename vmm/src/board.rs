@@ -52,30 +52,36 @@ pub(crate) fn make_vm(host: &Host, memory: &GuestMemory) -> Result<VmFd, BuildEr
 }
 
 impl Board {
-    /// `vm` with `cpus` CPUs, of which `cpuid` says what they can do. Devices do not know of it yet.
+    /// `vm` with `cpus` CPUs, which can do nothing yet. Devices do not know of it.
     ///
     /// # Errors
     /// The step that KVM refused.
-    pub(crate) fn new(vm: VmFd, cpuid: &CpuId, cpus: u8) -> Result<Self, BuildError> {
+    pub(crate) fn new(vm: VmFd, cpus: u8) -> Result<Self, BuildError> {
         let vcpus = (0..cpus)
-            .map(|index| create_vcpu(&vm, cpuid, index, cpus))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|index| vm.create_vcpu(index.into()))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(kvm("create a vCPU"))?;
         let vm = Arc::new(vm);
         Ok(Self { vm, vcpus })
     }
 
-    /// Brings the first CPU to the entry of `kernel`, which is in `memory`, connects `devices`, and gives
-    /// the CPUs to `threads`. Those after the first wait for it to wake them.
+    /// Lets the CPUs do what `cpuid` says, brings the first to the entry of `kernel`, which is in `memory`,
+    /// connects `devices`, and gives the CPUs to `threads`. Those after the first wait for it to wake them.
     ///
     /// # Errors
     /// The step that KVM refused.
     pub(crate) fn start(
         self,
+        cpuid: &CpuId,
         kernel: &Kernel,
         memory: &GuestMemory,
         devices: &DeviceSet,
         threads: &[VcpuThread],
     ) -> Result<Arc<VmFd>, BuildError> {
+        let count = u8::try_from(self.vcpus.len()).unwrap_or(u8::MAX);
+        for (index, vcpu) in (0..).zip(&self.vcpus) {
+            set_features(vcpu, cpuid, index, count)?;
+        }
         if let Some(first) = self.vcpus.first() {
             registers::enter(first, kernel, memory)?;
         }
@@ -106,12 +112,11 @@ fn add_memory(vm: &VmFd, memory: &GuestMemory) -> Result<(), BuildError> {
     Ok(())
 }
 
-fn create_vcpu(vm: &VmFd, cpuid: &CpuId, index: u8, cpus: u8) -> Result<VcpuFd, BuildError> {
-    let vcpu = vm.create_vcpu(index.into()).map_err(kvm("create a vCPU"))?;
+fn set_features(vcpu: &VcpuFd, cpuid: &CpuId, index: u8, cpus: u8) -> Result<(), BuildError> {
     let leaves = cpuid::for_vcpu(cpuid, index, cpus)
         .map_err(|_| kvm("take a vCPU's features")(kvm_ioctls::Error::new(libc::E2BIG)))?;
     vcpu.set_cpuid2(&leaves)
         .map_err(kvm("set a vCPU's features"))?;
-    registers::set_msrs(&vcpu)?;
-    Ok(vcpu)
+    registers::set_msrs(vcpu)?;
+    Ok(())
 }

@@ -5,8 +5,7 @@
 use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock};
 
 use aerostat_devices::balloon::BalloonSink;
 use aerostat_devices::serial::SerialOutput;
@@ -171,38 +170,35 @@ fn build_on(
         serial: devices.serial.is_some(),
         virtio_devices: devices.virtio_count(),
     };
-    // Each CPUID instruction may be an exit where the host is a virtual machine itself. Meanwhile, and on
-    // a thread that has nothing else to do yet:
-    let (sender, supported) = sync_channel(1);
-    let of_kvm = host.clone();
-    let mut ask = Some(move || {
-        // Nobody listens any more where something else has failed.
-        let _ = sender.send(cpuid::supported(&of_kvm.kvm));
-    });
+    // Each CPUID instruction may be an exit where the host is a virtual machine itself. Meanwhile, on a
+    // thread that has nothing else to do yet, or here if that thread has not come to it:
+    let supported = Arc::new(OnceLock::new());
     let spawn = |index| {
-        let ask = ask.take();
+        let (host, supported) = (host.clone(), supported.clone());
         let first = move || {
-            if let Some(ask) = ask {
-                ask();
+            if index == 0 {
+                supported.get_or_init(|| cpuid::supported(&host.kvm));
             }
         };
         let thread = VcpuThread::spawn(index, devices.buses.clone(), events.clone(), first);
         thread.map_err(resource("a vCPU thread"))
     };
     let vcpus = (0..config.cpus).map(spawn).collect::<Result<Vec<_>, _>>()?;
+    let elsewhere = vcpus.first().and_then(VcpuThread::elsewhere);
     let vm = board::make_vm(&host, memory)?;
-    let cpuid = supported
-        .recv()
-        .unwrap_or_else(|_| cpuid::supported(&host.kvm))
-        .map_err(kvm("say what CPUs it supports"))?;
-    memory::check_reach(config.memory, cpuid::address_bits(&cpuid))?;
-    let board = Board::new(vm, &cpuid, config.cpus)?;
+    let board = Board::new(vm, config.cpus)?;
     done(Phase::Built);
     let boot = files.load(&planned, memory)?;
     boot.write_information(platform, memory)?;
     log::info!("Kernel: {boot}");
     done(Phase::Loaded);
-    let vm = board.start(boot.kernel(), memory, &devices, &vcpus)?;
+    let cpuid = supported
+        .get_or_init(|| cpuid::supported(&host.kvm))
+        .clone()
+        .map_err(kvm("say what CPUs it supports"))?;
+    drop(elsewhere);
+    memory::check_reach(config.memory, cpuid::address_bits(&cpuid))?;
+    let vm = board.start(&cpuid, boot.kernel(), memory, &devices, &vcpus)?;
     Ok(Machine {
         state: RunState::Prelaunch,
         vcpus,

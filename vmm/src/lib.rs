@@ -19,6 +19,7 @@ mod boot_timer;
 mod cpuid;
 mod device_set;
 mod device_thread;
+mod elsewhere;
 mod guest_events;
 mod host;
 mod kernel;

@@ -281,8 +281,9 @@ impl Machine {
         self.vm = None;
         let cpus = self.platform.cpus;
         let vm = board::make_vm(&self.host, memory)?;
-        let board = Board::new(vm, &self.cpuid, cpus)?;
-        self.vm = Some(board.start(boot.kernel(), memory, &self.devices, &self.vcpus)?);
+        let board = Board::new(vm, cpus)?;
+        let kernel = boot.kernel();
+        self.vm = Some(board.start(&self.cpuid, kernel, memory, &self.devices, &self.vcpus)?);
         self.events.rearm();
         Ok(())
     }

@@ -18,6 +18,7 @@ use kvm_ioctls::VcpuFd;
 use libc::{c_int, c_void, siginfo_t};
 use vmm_sys_util::signal::{Killable, SIGRTMIN, register_signal_handler};
 
+use crate::elsewhere::Elsewhere;
 use crate::guest_events::{GuestEvent, GuestEvents};
 use crate::vcpu::{Buses, Exit, step};
 
@@ -140,6 +141,12 @@ impl VcpuThread {
     /// The host's id of the thread.
     pub(crate) fn id(&self) -> u32 {
         *self.shared.id.wait()
+    }
+
+    /// Has the thread do its `first` on another CPU than the caller's, if there is one, until what this
+    /// gives is dropped.
+    pub(crate) fn elsewhere(&self) -> Option<Elsewhere<'_>> {
+        self.thread.as_ref().and_then(Elsewhere::send)
     }
 
     /// Gives the thread a vCPU, in place of the one that it may have. It must be parked then. The first it
