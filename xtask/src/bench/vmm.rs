@@ -68,14 +68,10 @@ impl Vmm {
             Self::Qemu(_) => {
                 command
                     .args(["-M", "microvm,rtc=off,pit=off,pic=off,isa-serial=on"])
-                    .args([
-                        "-accel",
-                        "kvm",
-                        "-cpu",
-                        "host",
-                        "-m",
-                        &MEMORY_MIB.to_string(),
-                    ])
+                    // Some hosts that are virtual machines themselves list IA32_ARCH_CAPABILITIES and
+                    // refuse it, by which QEMU ends.
+                    .args(["-accel", "kvm", "-cpu", "host,arch-capabilities=off"])
+                    .args(["-m", &MEMORY_MIB.to_string()])
                     .args([
                         "-nodefaults",
                         "-no-user-config",
