@@ -111,6 +111,9 @@ fn effort(schedstat: &str, status: &str) -> Option<Effort> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read, Write};
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     const STATUS: &str =
@@ -132,11 +135,25 @@ mod tests {
     }
 
     #[test]
-    fn work_of_this_process_grows() {
-        let own = std::process::id();
-        let before = work_of(own, &[]).unwrap();
-        std::thread::sleep(Duration::from_millis(1));
-        let done = work_of(own, &[]).unwrap().since(before);
+    fn work_of_a_process_grows_when_it_does_some() {
+        let mut echo = Command::new("cat")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut pipes = (echo.stdin.take().unwrap(), echo.stdout.take().unwrap());
+        let mut there_and_back = || {
+            pipes.0.write_all(b"!").unwrap();
+            pipes.1.read_exact(&mut [0]).unwrap();
+        };
+        there_and_back();
+        let before = work_of(echo.id(), &[]).unwrap();
+        // It has waited for this.
+        there_and_back();
+        there_and_back();
+        let done = work_of(echo.id(), &[]).unwrap().since(before);
+        drop(pipes);
+        echo.wait().unwrap();
         assert!(done.vmm.switches > 0, "{done:?}");
         assert_eq!(done.vcpus, Effort::default());
     }

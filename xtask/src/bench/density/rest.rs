@@ -59,6 +59,8 @@ fn works(pids: &[u32]) -> Result<Vec<Work>> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
 
     const ROLLUP: &str = "55d0-7ffe ---p 00000000 00:00 0    [rollup]\nRss:    2000 kB\n\
@@ -79,8 +81,16 @@ mod tests {
 
     #[test]
     fn process_that_works_meanwhile_is_seen() {
-        let own = std::process::id();
-        let work = work_within(Duration::from_millis(5), &[own, own]).unwrap();
+        // Not this one: threads of other tests end, and take with them what they did.
+        let mut busy = Command::new("sh")
+            .args(["-c", "while sleep 0.001; do :; done"])
+            .spawn()
+            .unwrap();
+        let pids = [busy.id(); 2];
+        let work = work_within(Duration::from_millis(100), &pids);
+        busy.kill().unwrap();
+        busy.wait().unwrap();
+        let work = work.unwrap();
         assert!(work.vmm.switches >= 2, "{work:?}");
     }
 }
