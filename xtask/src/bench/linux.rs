@@ -13,7 +13,7 @@ use crate::host::{Host, Way};
 use crate::initramfs::LinuxFiles;
 use crate::job::{Job, Message};
 use crate::kernel::Kernel;
-use crate::outer::{Console, Outer};
+use crate::outer::{Console, Cpu, Outer};
 use crate::packages;
 use crate::process;
 use crate::workspace::Workspace;
@@ -118,6 +118,7 @@ impl<'a> Linux<'a> {
         let outer = Outer {
             workspace: self.workspace,
             kernel: &self.kernel,
+            cpu: Cpu::Whole,
             job: job(there),
             programs,
             files: contents,

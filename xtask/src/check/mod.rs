@@ -14,7 +14,7 @@ use crate::host::{Host, Way};
 use crate::initramfs::LinuxFiles;
 use crate::job::{Job, Message, TestProgram};
 use crate::kernel::Kernel;
-use crate::outer::{Console, Outer};
+use crate::outer::{Console, Cpu, Outer};
 use crate::workspace::Workspace;
 use crate::{chain, clients, dist, inside, licenses, packages, process};
 use stages::Stages;
@@ -315,6 +315,7 @@ fn run_nested(
     let outer = Outer {
         workspace,
         kernel,
+        cpu: Cpu::Quick,
         directories: jobs.iter().map(|job| job.directory.clone()).collect(),
         job: Job::Tests(jobs),
         programs,

@@ -12,7 +12,7 @@ use crate::host::{Host, Way};
 use crate::initramfs::LinuxFiles;
 use crate::job::{DemoFiles, Job, Message};
 use crate::kernel::Kernel;
-use crate::outer::{Console, Outer};
+use crate::outer::{Console, Cpu, Outer};
 use crate::packages;
 use crate::report::{Display, Event};
 use crate::workspace::Workspace;
@@ -149,6 +149,7 @@ fn outer<'a>(
     Outer {
         workspace,
         kernel,
+        cpu: Cpu::Quick,
         job,
         programs: vec![(OUTER_BINARY.to_owned(), files.binary.clone())],
         files: vec![
