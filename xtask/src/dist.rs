@@ -4,13 +4,15 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::error::Result;
+use crate::packages;
 use crate::process;
 use crate::workspace::Workspace;
 
-/// The C compiler for musl (Debian: `musl-tools`), which the library for zstd needs.
-const MUSL_COMPILER: &str = "musl-gcc";
+/// Time for Rust's libraries to be fetched.
+const FETCH_LIMIT: Duration = Duration::from_secs(180);
 
 /// The C library that the program is linked with. The target is named for both, so that the flags are
 /// for the program alone: the compiler's plug-ins cannot be static.
@@ -25,7 +27,9 @@ enum Library {
 impl Library {
     /// The best that this machine can link with.
     fn best() -> Self {
-        if process::is_on_path(MUSL_COMPILER) && has_standard_library(Self::Musl.target()) {
+        // The library for zstd needs the C compiler.
+        if process::is_on_path(packages::MUSL.program) && has_standard_library(Self::Musl.target())
+        {
             Self::Musl
         } else {
             Self::Glibc
@@ -59,6 +63,24 @@ fn has_standard_library(target: &str) -> bool {
     directory.is_ok_and(|path| PathBuf::from(path.trim_end()).is_dir())
 }
 
+/// Gets what it takes to link with the best library, if that can be had: what is measured is what users
+/// download. Without it the program is linked with the other.
+pub fn prepare() {
+    if let Err(error) = packages::ensure(&[packages::MUSL]).and_then(|()| add_standard_library()) {
+        eprintln!("There is no musl to link with: {}", crate::chain(&error));
+    }
+}
+
+/// Fetches Rust's libraries for musl, unless they are there.
+fn add_standard_library() -> Result<()> {
+    let target = Library::Musl.target();
+    if has_standard_library(target) {
+        return Ok(());
+    }
+    let mut rustup = Command::new("rustup");
+    process::run_within(rustup.args(["target", "add", target]), FETCH_LIMIT)
+}
+
 /// Builds it, says what it is linked with, and where it is.
 ///
 /// # Errors
@@ -70,8 +92,10 @@ pub fn build(workspace: &Workspace) -> Result<PathBuf> {
         Library::Musl => eprintln!("Linking with musl"),
         Library::Glibc => eprintln!(
             "Linking with glibc. With musl the program is smaller: `rustup target add {}`, and install \
-             {MUSL_COMPILER} (Debian: musl-tools)",
-            Library::Musl.target()
+             {} (Debian: {})",
+            Library::Musl.target(),
+            packages::MUSL.program,
+            packages::MUSL.name
         ),
     }
     let target = library.target();

@@ -31,6 +31,11 @@ pub const SOCAT: Package = Package {
     name: "socat",
     program: "socat",
 };
+/// Links programs with musl.
+pub const MUSL: Package = Package {
+    name: "musl-tools",
+    program: "musl-gcc",
+};
 /// Decompresses kernel modules, where the kernel package compresses them.
 pub const XZ: Package = Package {
     name: "xz-utils",

@@ -111,6 +111,7 @@ pub fn run(options: &Options) -> Result<()> {
         action: "create a temporary directory",
         source,
     })?;
+    dist::prepare();
     let ours = Vmm::Aerostat(dist::build(&workspace)?);
     let peer = peer.map(Vmm::Qemu);
     let mut vmms = vec![&ours];
