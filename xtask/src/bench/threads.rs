@@ -148,9 +148,10 @@ mod tests {
         };
         there_and_back();
         let before = work_of(echo.id(), &[]).unwrap();
-        // It has waited for this.
-        there_and_back();
-        there_and_back();
+        // Before one of these at least it has waited.
+        for _ in 0..100 {
+            there_and_back();
+        }
         let done = work_of(echo.id(), &[]).unwrap().since(before);
         drop(pipes);
         echo.wait().unwrap();
