@@ -60,9 +60,8 @@ pub enum Cpu {
     Whole,
     /// Without what takes TCG long or what it gets wrong: a guest boots in two thirds of the time. A string
     /// instruction is emulated one repetition at a time, eight times as many for bytes (`erms`, `fsrm`) as
-    /// for words; `smap` took a fifth of the rest. With `xsave`, KVM does
-    /// not seem to hear of what a nested guest writes to XCR0: its CPUID contradicts that, of which Linux
-    /// warns in sixty lines.
+    /// for words; `smap` took a fifth of the rest. With `xsave`, KVM does not seem to hear of what a nested
+    /// guest writes to XCR0: its CPUID contradicts that, of which Linux warns in sixty lines.
     Quick,
 }
 
