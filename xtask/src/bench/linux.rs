@@ -115,11 +115,14 @@ impl<'a> Linux<'a> {
             kernel: KERNEL.into(),
             initramfs: INITRAMFS.into(),
         };
+        let job = job(there);
         let outer = Outer {
             workspace: self.workspace,
             kernel: &self.kernel,
             cpu: Cpu::Whole,
-            job: job(there),
+            // Only boots are measured from the first touch of their memory on.
+            clears_freed: matches!(job, Job::Boot(_)),
+            job,
             programs,
             files: contents,
             directories: Vec::new(),

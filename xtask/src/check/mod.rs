@@ -316,6 +316,7 @@ fn run_nested(
         workspace,
         kernel,
         cpu: Cpu::Quick,
+        clears_freed: false,
         directories: jobs.iter().map(|job| job.directory.clone()).collect(),
         job: Job::Tests(jobs),
         programs,

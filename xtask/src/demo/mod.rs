@@ -150,6 +150,7 @@ fn outer<'a>(
         workspace,
         kernel,
         cpu: Cpu::Quick,
+        clears_freed: false,
         job,
         programs: vec![(OUTER_BINARY.to_owned(), files.binary.clone())],
         files: vec![
