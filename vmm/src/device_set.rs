@@ -17,6 +17,7 @@ use kvm_ioctls::VmFd;
 
 use crate::boot_timer::{BootTimer, TimedOutput};
 use crate::builder::{BuildError, MachineIo, resource};
+use crate::coalescing::Coalescing;
 use crate::config::MachineConfig;
 use crate::device_thread::DeviceThread;
 use crate::guest_events::{GuestEvent, GuestEvents};
@@ -102,14 +103,23 @@ impl DeviceSet {
         self.balloon.is_some().into()
     }
 
+    /// Has the serial port take what KVM has kept for it.
+    pub(crate) fn deliver_output(&self) {
+        if let Some(coalescing) = &self.buses.coalescing {
+            coalescing.deliver();
+        }
+    }
+
     /// Connects interrupts and notifications to a new virtual machine.
     pub(crate) fn connect(&self, vm: &Arc<VmFd>) {
         self.link.connect(vm);
     }
 
     /// Brings all devices to their state at power-on, virtio devices first: when this returns,
-    /// none of them touches guest memory. The balloon keeps target and `actual`, as QEMU's does.
+    /// none of them touches guest memory, and none refers to the virtual machine. The balloon keeps target
+    /// and `actual`, as QEMU's does.
     pub(crate) fn reset(&self) {
+        self.end_coalescing();
         if let Some(device) = &self.balloon {
             device.transport.reset();
         }
@@ -117,6 +127,19 @@ impl DeviceSet {
             serial.reset();
         }
         self.ioapic.reset();
+    }
+
+    fn end_coalescing(&self) {
+        if let Some(coalescing) = &self.buses.coalescing {
+            coalescing.end();
+        }
+    }
+}
+
+/// The virtual machine can go.
+impl Drop for DeviceSet {
+    fn drop(&mut self) {
+        self.end_coalescing();
     }
 }
 
@@ -223,6 +246,7 @@ impl Maker {
             SerialPort::LENGTH,
             serial.clone(),
         )?;
+        self.buses.coalescing = Some(Coalescing::new(serial.clone(), self.link.clone()));
         Ok(serial)
     }
 

@@ -16,6 +16,7 @@ mod board;
 mod boot;
 mod boot_params;
 mod boot_timer;
+mod coalescing;
 mod cpuid;
 mod device_set;
 mod device_thread;

@@ -19,7 +19,8 @@ impl VmLink {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(vm);
     }
 
-    fn vm(&self) -> Option<Arc<VmFd>> {
+    /// The virtual machine, if there is one.
+    pub(crate) fn vm(&self) -> Option<Arc<VmFd>> {
         let vm = self.0.read().unwrap_or_else(PoisonError::into_inner);
         vm.upgrade()
     }

@@ -168,9 +168,10 @@ impl Machine {
     }
 
     /// Ends the threads of the vCPUs, without waiting for them: nothing can follow but the end of the
-    /// process.
+    /// process. What the guest has printed by now is at its output.
     pub fn abandon(&self) {
         self.vcpus.iter().for_each(VcpuThread::end);
+        self.devices.deliver_output();
     }
 
     /// Lets the guest run; whether it did not before.

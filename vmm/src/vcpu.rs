@@ -1,11 +1,13 @@
 //! One step of a vCPU: into the guest, and what to do when it comes out.
 
+use std::sync::Arc;
 use std::{fmt, io};
 
 use aerostat_devices::bus::Bus;
 use kvm_bindings::{kvm_regs, kvm_sregs};
 use kvm_ioctls::{VcpuExit, VcpuFd};
 
+use crate::coalescing::Coalescing;
 use crate::memory::Range;
 
 /// The two address spaces in which a vCPU finds devices, and where it finds none.
@@ -15,6 +17,8 @@ pub(crate) struct Buses {
     pub(crate) mmio: Bus,
     /// Where there is memory and no device can be.
     pub(crate) ram: Vec<Range>,
+    /// What KVM keeps of the accesses to ports, if there is a serial port.
+    pub(crate) coalescing: Option<Arc<Coalescing>>,
 }
 
 impl Buses {
@@ -160,9 +164,16 @@ pub(crate) enum Exit {
 /// # Errors
 /// When the guest cannot be entered again.
 pub(crate) fn step(vcpu: &mut VcpuFd, buses: &Buses) -> Result<(), Exit> {
+    let coalescing = buses.coalescing.as_ref();
+    if let Some(coalescing) = coalescing {
+        coalescing.begin_if_wanted(vcpu);
+    }
     let exit = vcpu.run();
     // That exit comes with an error.
     let error = io::Error::last_os_error().raw_os_error();
+    if let Some(coalescing) = coalescing {
+        coalescing.deliver();
+    }
     match exit {
         Ok(VcpuExit::IoIn(port, data)) => {
             let data = std::ptr::from_mut(data);

@@ -60,6 +60,8 @@ aerostat_tiny_guest_start:
     je 48f
     cmp eax, 19
     je 49f
+    cmp eax, 20
+    je 50f
 
 30: // 0 and unknown: halt for ever
     cli
@@ -271,6 +273,20 @@ aerostat_tiny_guest_start:
     cld
     rep insb
     jmp 20b
+
+50: // polled: b bytes from address a to the serial port, each once it takes one
+    test rsi, rsi
+    jz 20b
+    mov edx, 0x3fd
+6:  in al, dx
+    test al, 0x20
+    jz 6b
+    mov al, byte ptr [rdi]
+    mov edx, 0x3f8
+    out dx, al
+    inc rdi
+    dec rsi
+    jmp 50b
 
 // From the start-up IPI, in real mode at 0x4000, to where this CPU's script begins. What the first
 // CPU left behind it: CR3 at 0x40c0, r13, r12, where the interpreter is.

@@ -162,6 +162,13 @@ impl Script {
         self.push([12, 0, 0, 0, 0])
     }
 
+    /// Writes the `count` bytes from `address` to the serial port, as Linux prints: it looks at the line
+    /// status before each.
+    #[must_use]
+    pub fn print_polled(self, address: u64, count: u64) -> Self {
+        self.push([20, address, count, 0, 0])
+    }
+
     /// Halts this CPU for ever.
     #[must_use]
     pub fn halt(self) -> Self {
