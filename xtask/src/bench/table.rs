@@ -16,6 +16,8 @@ pub struct Peer {
     pub name: &'static str,
     /// Its figure.
     pub value: f64,
+    /// Ours as a part of the peer's, where that was measured as such.
+    pub ratio: Option<f64>,
 }
 
 /// One figure, ours and those of its peers.
@@ -52,13 +54,23 @@ impl Figure {
 
     /// The same beside one more peer's.
     pub fn beside(mut self, name: &'static str, value: f64) -> Self {
-        self.peers.push(Peer { name, value });
+        let ratio = None;
+        self.peers.push(Peer { name, value, ratio });
+        self
+    }
+
+    /// The same beside one more peer's, of which ours is this part: found in pairs, rather than from the two
+    /// figures.
+    pub fn beside_in_pairs(mut self, name: &'static str, value: f64, ratio: f64) -> Self {
+        let ratio = Some(ratio);
+        self.peers.push(Peer { name, value, ratio });
         self
     }
 
     /// Ours as a part of the peer's.
     fn ratio(&self, peer: &Peer) -> Option<f64> {
-        (peer.value > 0.0).then(|| self.value / peer.value)
+        let quotient = || (peer.value > 0.0).then(|| self.value / peer.value);
+        peer.ratio.or_else(quotient)
     }
 
     /// An object for each peer, or one without.
@@ -121,7 +133,8 @@ pub fn text(figures: &[Figure], has_qemu: bool) -> String {
     }
     text.push_str(
         "Times and rates are medians of rounds, unless the name says _p99 or _max; those \
-         of density are of one run of each.\n",
+         of density are of one run of each. The ratios of boot.init are medians too, each of a \
+         boot to the mean of ours right before and after it.\n",
     );
     if !has_qemu {
         text.push_str(
@@ -163,6 +176,12 @@ mod tests {
             (&value[0]["peer"], &value[0]["peer_value"]),
             (&"qemu".into(), &8.0.into())
         );
+    }
+
+    #[test]
+    fn ratio_of_pairs_is_not_that_of_the_figures() {
+        let figure = Figure::alone("boot.init", "s", 2.0).beside_in_pairs("qemu", 8.0, 0.3);
+        assert_eq!(parsed(&[figure])[0]["ratio"], 0.3);
     }
 
     #[test]
