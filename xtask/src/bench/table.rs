@@ -133,9 +133,15 @@ pub fn text(figures: &[Figure], has_qemu: bool) -> String {
     }
     text.push_str(
         "Times and rates are medians of rounds, unless the name says _p99 or _max; those \
-         of density are of one run of each. The ratios of boot.init are medians too, each of a \
-         boot to the mean of ours right before and after it.\n",
+         of density are of one run of each.\n",
     );
+    let mut peers = figures.iter().flat_map(|figure| &figure.peers);
+    if peers.any(|peer| peer.ratio.is_some()) {
+        text.push_str(
+            "The ratios of boot.init are medians too: of each boot to the mean of ours right before \
+             and after it.\n",
+        );
+    }
     if !has_qemu {
         text.push_str(
             "There is no qemu-system-x86_64 on the search path to compare with: install \
@@ -180,8 +186,9 @@ mod tests {
 
     #[test]
     fn ratio_of_pairs_is_not_that_of_the_figures() {
-        let figure = Figure::alone("boot.init", "s", 2.0).beside_in_pairs("qemu", 8.0, 0.3);
-        assert_eq!(parsed(&[figure])[0]["ratio"], 0.3);
+        let figure = || Figure::alone("boot.init", "s", 2.0).beside_in_pairs("qemu", 8.0, 0.3);
+        assert_eq!(parsed(&[figure()])[0]["ratio"], 0.3);
+        assert!(text(&[figure()], true).contains("ratios of boot.init"));
     }
 
     #[test]
@@ -221,6 +228,7 @@ mod tests {
     #[test]
     fn missing_peer_is_said_in_the_table() {
         let text = text(&[Figure::alone("start.exit", "ms", 2.0)], false);
+        assert!(!text.contains("ratios of boot.init"), "{text}");
         assert!(text.contains("no qemu-system-x86_64"), "{text}");
     }
 
