@@ -5,7 +5,7 @@ use super::{
     MODEM_CONTROL_OFFSET,
 };
 
-/// Bytes in a row after which a guest counts as one that polls.
+/// Bytes in a row after which a guest counts as one that polls, for the first time.
 pub(super) const RUN: u32 = 256;
 
 /// IER.ETBEI: an interrupt when the port takes the next byte.
@@ -18,7 +18,7 @@ const LOOPBACK: u8 = 0x10;
 /// What is new with an access.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// Another [`RUN`] of bytes was printed by polling.
+    /// Another run of bytes was printed by polling.
     Polled,
     /// From this access on, more than output follows from a byte, and so far it did not.
     Answered,
@@ -26,7 +26,10 @@ pub(super) enum News {
 
 /// How the guest prints: by polling if it looks at the line status before each byte, and has asked for
 /// nothing that follows from one.
-#[derive(Debug, Default)]
+///
+/// To hear that it does and then that it does not costs milliseconds. So each time that a guest goes from one
+/// to the other it has to poll twice as long to be believed.
+#[derive(Debug)]
 pub(super) struct Printing {
     divisor_latch: bool,
     interrupts: bool,
@@ -34,6 +37,24 @@ pub(super) struct Printing {
     has_looked: bool,
     /// Bytes in a row, up to a whole run.
     run: u32,
+    /// Bytes of a whole run.
+    needed: u32,
+    /// Nothing was asked for since the last whole run.
+    was_polled: bool,
+}
+
+impl Default for Printing {
+    fn default() -> Self {
+        Self {
+            divisor_latch: false,
+            interrupts: false,
+            loopback: false,
+            has_looked: false,
+            run: 0,
+            needed: RUN,
+            was_polled: false,
+        }
+    }
 }
 
 impl Printing {
@@ -54,14 +75,21 @@ impl Printing {
             MODEM_CONTROL_OFFSET => self.loopback = value & LOOPBACK != 0,
             _ => {}
         }
-        (self.is_answered() && !was_answered).then_some(News::Answered)
+        (self.is_answered() && !was_answered).then(|| {
+            if std::mem::take(&mut self.was_polled) {
+                self.needed = self.needed.saturating_mul(2);
+            }
+            self.run = 0;
+            News::Answered
+        })
     }
 
     fn print(&mut self) -> Option<News> {
         let is_polled = std::mem::take(&mut self.has_looked) && !self.is_answered();
         self.run = if is_polled { self.run + 1 } else { 0 };
-        (self.run == RUN).then(|| {
+        (self.run >= self.needed).then(|| {
             self.run = 0;
+            self.was_polled = true;
             News::Polled
         })
     }
@@ -109,6 +137,23 @@ mod tests {
         assert_eq!(poll(&mut printing, 2 * RUN), None);
         assert_eq!(printing.write(INTERRUPT_ENABLE_OFFSET, 0), None);
         assert_eq!(poll(&mut printing, RUN), Some(News::Polled));
+    }
+
+    #[test]
+    fn guest_that_does_both_is_believed_less_and_less() {
+        let mut printing = Printing::default();
+        let ask = |printing: &mut Printing| {
+            printing.write(INTERRUPT_ENABLE_OFFSET, TRANSMITTER_INTERRUPT);
+            printing.write(INTERRUPT_ENABLE_OFFSET, 0);
+        };
+        for run in [RUN, 2 * RUN, 4 * RUN] {
+            poll(&mut printing, run - 1);
+            // Nothing came of it so far.
+            ask(&mut printing);
+            assert_eq!(poll(&mut printing, run - 1), None);
+            assert_eq!(poll(&mut printing, 1), Some(News::Polled));
+            ask(&mut printing);
+        }
     }
 
     #[test]
