@@ -155,16 +155,6 @@ fn target_set_before_the_driver_is_found_by_it() {
     wait_for(&mut machine, "inflated");
 }
 
-/// The names of the threads of the process.
-fn threads(machine: &Machine) -> Vec<String> {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", machine.pid())).expect("tasks");
-    let name = |task: std::io::Result<std::fs::DirEntry>| {
-        let path = task.expect("task").path().join("comm");
-        std::fs::read_to_string(path).unwrap_or_default()
-    };
-    tasks.map(|task| name(task).trim().to_owned()).collect()
-}
-
 #[test]
 fn thread_for_devices_is_there_once_a_driver_is_and_stays() {
     let mut driver = BalloonDriver::new(DEVICE, RINGS);
@@ -172,15 +162,15 @@ fn thread_for_devices_is_there_once_a_driver_is_and_stays() {
     let script = driver.init(script).puts("driven\n").echo_serial();
     let mut machine = start(script.reset());
     wait_for(&mut machine, "alone");
-    let is_served = |machine: &Machine| threads(machine).iter().any(|name| name == "device");
-    assert!(!is_served(&machine), "{:?}", threads(&machine));
+    let is_served = |machine: &Machine| machine.threads().iter().any(|name| name == "device");
+    assert!(!is_served(&machine), "{:?}", machine.threads());
     machine.console.send("k").expect("type");
     wait_for(&mut machine, "driven");
-    assert!(is_served(&machine), "{:?}", threads(&machine));
+    assert!(is_served(&machine), "{:?}", machine.threads());
     machine.console.send("k").expect("type");
     // The guest anew, and without a driver again.
     wait_for(&mut machine, "alone");
-    assert!(is_served(&machine), "{:?}", threads(&machine));
+    assert!(is_served(&machine), "{:?}", machine.threads());
 }
 
 #[test]

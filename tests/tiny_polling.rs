@@ -67,12 +67,7 @@ fn assert_same(printed: &[u8], expected: &[u8]) {
 }
 
 fn collects(machine: &Machine) -> bool {
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", machine.pid())).expect("tasks");
-    let mut names = tasks.flatten().filter_map(|task| {
-        // A thread may end meanwhile.
-        std::fs::read_to_string(task.path().join("comm")).ok()
-    });
-    names.any(|name| name.trim() == THREAD)
+    machine.threads().iter().any(|name| name == THREAD)
 }
 
 fn wait_until_collects(machine: &Machine, expected: bool) {

@@ -67,6 +67,16 @@ impl Machine {
         self.child.id()
     }
 
+    /// The names of the threads of its process.
+    pub fn threads(&self) -> Vec<String> {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.pid())).expect("tasks");
+        let names = tasks.flatten().filter_map(|task| {
+            // A thread may end meanwhile.
+            std::fs::read_to_string(task.path().join("comm")).ok()
+        });
+        names.map(|name| name.trim().to_owned()).collect()
+    }
+
     /// Sends a signal to the process.
     ///
     /// # Errors
