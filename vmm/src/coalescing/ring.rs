@@ -17,7 +17,7 @@ const _: () = assert!(
         == (PAGE - size_of::<kvm_coalesced_mmio_ring>()) / size_of::<kvm_coalesced_mmio>()
 );
 
-/// A virtual machine's ring (`struct kvm_coalesced_mmio_ring`, "4.35 KVM_GET_VCPU_MMAP_SIZE" in the kernel's
+/// A virtual machine's ring (`struct kvm_coalesced_mmio_ring`; `KVM_REGISTER_COALESCED_MMIO` in the kernel's
 /// documentation of KVM): KVM adds at `last`, we take at `first`.
 #[derive(Debug)]
 pub(super) struct Ring(NonNull<kvm_coalesced_mmio_ring>);
